@@ -1,0 +1,42 @@
+# make demo    a fit of simulated data, and where its report is
+# make test    everything: chapters, sync, form, layers, tests/
+# Both make .venv on first use and again when settings.ini, setup.py or constraints.txt change.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+STAMP := $(VENV)/.installed
+PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip
+
+.PHONY: demo test environment export chapter clean-notebooks readme lint
+.DELETE_ON_ERROR:
+
+demo: $(STAMP)
+	MPLBACKEND=Agg TF_CPP_MIN_LOG_LEVEL=2 $(BIN)/nsf demo
+
+test: $(STAMP)
+	MPLBACKEND=Agg TF_CPP_MIN_LOG_LEVEL=2 $(BIN)/python -m pytest
+
+environment: $(STAMP)
+
+$(STAMP): settings.ini setup.py constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	    || { echo "Expected Python 3.11 or newer, found $$($(PYTHON) --version 2>&1). Set PYTHON=python3.11 or newer."; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+# One chapter: export all, execute this one, clean it.  make chapter CHAPTER=nbs/01_foundations.ipynb
+chapter: $(STAMP)
+	NSF_NB_BIN=$(BIN) tools/chapter.sh run $(CHAPTER)
+
+export: $(STAMP)
+	NSF_NB_BIN=$(BIN) tools/chapter.sh export
+
+clean-notebooks: $(STAMP)
+	$(BIN)/nbdev_clean
+
+readme: $(STAMP)
+	$(BIN)/python tools/readme.py
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
