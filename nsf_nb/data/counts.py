@@ -282,9 +282,10 @@ def _checked(
     matrix = to_csr(counts, slots[0], hint)
     n_obs, n_features = matrix.shape
     coords = _fits(coords, (n_obs, coords.shape[1]), slots[1])
-    sizes = np.ones(n_obs) if size_factors is None else _as_floats(size_factors, slots[2])
-    sizes = _fits(sizes, (n_obs,), slots[2])
-    _check_size_factors(sizes, matrix @ np.ones(n_features), slots[2])
+    totals = matrix @ np.ones(n_features)
+    sizes = size_factors(totals) if callable(size_factors) else np.ones(n_obs) if size_factors is None else size_factors
+    sizes = _fits(_as_floats(sizes, slots[2]), (n_obs,), slots[2])
+    _check_size_factors(sizes, totals, slots[2])
     silent = int((np.bincount(matrix.indices, minlength=n_features) == 0).sum())
     if silent and spread:
         logger.warning("%d of %d genes in %s have no counts: loadings zero.", silent, n_features, slots[0])
@@ -302,7 +303,8 @@ def _build(
     Parameters
     ----------
     counts, coords, size_factors, obs_names, feature_names
-        N×J as in `to_csr`, N×D as in `check_coords`, N positive numbers (default 1), N and J names.
+        N×J as in `to_csr`, N×D as in `check_coords`, N positive numbers (default 1) or what makes them of the N
+        totals, N and J names.
     slots, hint, spread
         Names for errors; advice if there are no raw counts; False for spots that are only evaluated (any layout).
 
