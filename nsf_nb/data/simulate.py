@@ -175,10 +175,8 @@ def simulate(
     expression, background, shape
         Mean count that a gene's factors add where they are on, mean count where they are off, and shape r of the
         negative binomial, whose variance is mean + mean²/r.
-    shuffle
-        Random order of the rows; otherwise reading order, upper left first.
-    seed
-        Seed of all random parts, at least 0; each part has a stream of its own.
+    shuffle, seed
+        Random order of the rows, else reading order, upper left first; seed of all random parts, at least 0.
 
     Returns
     -------
