@@ -193,6 +193,7 @@ def test_nearest_spots_by_brute_force():
         ({"coords": [[0.0, 1.0, 2.0]]}, ShapeError, ["coords", "2"]),
         ({"coords": [[0.0, np.nan]]}, DataError, ["coords"]),
         ({"size_factors": [1.0, 1.0]}, ShapeError, ["size factor"]),
+        ({"size_factors": [[1.0]]}, ShapeError, ["size factor", "(1, 1)"]),
         ({"size_factors": [-1.0]}, DataError, ["size_factors"]),
     ],
 )
