@@ -9,6 +9,7 @@ __all__ = ['check_size', 'read_h5ad', 'write_h5ad', 'storable']
 import json
 import os
 import secrets
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,9 @@ def read_h5ad(path: str | os.PathLike, backed: bool = False) -> "anndata.AnnData
         found = "a file in another format" if path.stat().st_size else "an empty file"
         raise DataError(explain(expected, found, "pass a file written by AnnData.write_h5ad"))
     try:
-        adata = anndata.read_h5ad(path, backed="r" if backed else None) if _has_tables(path) else None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", PendingDeprecationWarning)  # old files are as good as new ones
+            adata = anndata.read_h5ad(path, backed="r" if backed else None) if _has_tables(path) else None
     except Exception as err:  # a damaged file can fail anywhere
         raise DataError(explain(expected, f"a file that cannot be read ({_first_line(err)})", again)) from err
     if adata is None:
