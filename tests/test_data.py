@@ -29,17 +29,22 @@ FILES = ["S1", "S6", "eco_mite", "st_mob", "slideseqv2_hippocampus_sub", "visium
 SMALL = ["S6", "eco_mite", "visium_sagittal_anterior1"]
 
 
-def unstored(matrix):
-    """A csr matrix with a stored zero, unsorted columns and an entry in two pieces."""
-    coo = sp.coo_matrix(matrix)
-    rows, columns = np.r_[coo.row[::-1], coo.row[0], 0], np.r_[coo.col[::-1], coo.col[0], 0]
-    values = np.r_[coo.data[::-1], 1, 0]
-    values[len(coo.data) - 1] -= 1
-    out = sp.csr_matrix(matrix.shape, dtype=matrix.dtype)
+def untidy(matrix):
+    """A csr matrix with a stored zero, columns in falling order and each entry above 1 in two pieces."""
+    rows, columns = matrix.nonzero()
+    values = matrix[rows, columns].A1
+    more = values > 1
+    rows, columns = np.r_[rows, rows[more], 0][::-1], np.r_[columns, columns[more], 0][::-1]
+    values = np.r_[values - more, np.ones(more.sum()), 0][::-1]
     order = np.argsort(rows, kind="stable")
-    out.indptr = np.r_[0, np.cumsum(np.bincount(rows, minlength=matrix.shape[0]))].astype(np.int32)
-    out.indices, out.data = columns[order].astype(np.int32), values[order].astype(matrix.dtype)
-    return out
+    indptr = np.r_[0, np.cumsum(np.bincount(rows, minlength=matrix.shape[0]))]
+    return sp.csr_matrix((values[order].astype(matrix.dtype), columns[order], indptr), shape=matrix.shape)
+
+
+def canonical(matrix):
+    """Whether a csr matrix is sorted, summed and without stored zeros, found out anew."""
+    fresh = sp.csr_matrix((matrix.data, matrix.indices, matrix.indptr), shape=matrix.shape)
+    return fresh.has_canonical_format and bool(fresh.data.all())
 
 
 CONTAINERS = {
@@ -53,7 +58,7 @@ CONTAINERS = {
     "int": lambda m: m.astype(np.int64),
     "matrix": sp.spmatrix.todense,
     "frame": lambda m: pd.DataFrame(m.toarray()),
-    "untidy": unstored,
+    "untidy": untidy,
 }
 
 
@@ -117,7 +122,7 @@ def test_a_real_file_is_read_as_it_is(real):
     adata, counts = real
     before = digest(adata)
     data, rule = from_anndata(adata, layer="counts", size_factors="scanpy")
-    assert same(data.counts, counts) and data.counts.dtype == np.float32 and data.counts.has_canonical_format
+    assert same(data.counts, counts) and data.counts.dtype == np.float32 and canonical(data.counts)
     assert (data.coords == np.asarray(adata.obsm["spatial"], dtype=np.float64)).all()
     assert data.obs_names.tolist() == adata.obs_names.tolist()
     assert data.feature_names.tolist() == adata.var_names.tolist()
@@ -133,7 +138,8 @@ def test_every_container_gives_the_same_and_stays_as_it_is(small, container):
     matrix = CONTAINERS[container](counts)
     copy = matrix.copy()
     data = SpatialCounts.build(matrix, adata.obsm["spatial"])
-    assert same(data.counts, counts) and data.counts.has_canonical_format and data.counts.data.all()
+    assert same(data.counts, counts) and canonical(data.counts)
+    assert canonical(counts) and not canonical(untidy(counts))
     assert digest(matrix) == digest(copy)
     dense = np.vstack([block for _, block in data.blocks(size=100)])
     assert dense.dtype == np.float32 and (dense == counts.toarray()).all()
@@ -264,7 +270,7 @@ def test_a_mask_gives_what_the_smaller_object_gives(made):
 
 
 def spoil_counts(adata, value):
-    adata.X[3, 5] = value
+    adata.X[3, 0] = value  # the first entry of its row
     return adata
 
 
@@ -298,9 +304,9 @@ def wide(adata):
 
 ADVICE = "Pass layer='counts'"
 BAD = {
-    "negative": (lambda a: spoil_counts(a, -2), {}, DataError, ["adata.X", "1 negative", "row 3, column 5", ADVICE]),
+    "negative": (lambda a: spoil_counts(a, -2), {}, DataError, ["adata.X", "1 negative", "row 3, column 0", ADVICE]),
     "fractional": (lambda a: spoil_counts(a, 0.5), {}, DataError, ["adata.X", "1 fractional", "row 3", ADVICE]),
-    "nan": (lambda a: spoil_counts(a, np.nan), {}, DataError, ["adata.X", "1 missing or infinite", "column 5"]),
+    "nan": (lambda a: spoil_counts(a, np.nan), {}, DataError, ["adata.X", "1 missing or infinite", "row 3, column 0"]),
     "infinite": (lambda a: spoil_counts(a, np.inf), {}, DataError, ["1 missing or infinite"]),
     "too large": (lambda a: spoil_counts(a, 2.0**25), {}, DataError, ["1 too large", "row 3"]),
     "complex": (lambda a: dtype(a, complex), {"layer": "counts"}, DataError, ["adata.layers['counts']", "complex128"]),
@@ -561,6 +567,12 @@ def test_genes_are_ranked_in_the_table(small):
             deviance(ranked, layer="counts", **options)
 
 
+def test_a_gene_without_counts_is_never_chosen(made):
+    made.X = sp.csr_matrix(made.X.toarray() * (np.arange(12) != 4))
+    deviance(made, n_top=12)
+    assert made.var["highly_deviant"].tolist() == (np.arange(12) != 4).tolist()
+
+
 # Quality control, normalisation, scaling
 
 
@@ -580,6 +592,16 @@ def test_qc_leaves_out_poor_spots_and_silent_genes(data_dir):
         qc(adata, layer="counts", min_counts=10**9)
     with pytest.raises(ConfigError, match="min_obs"):
         qc(adata, layer="counts", min_obs=-1)
+
+
+def test_qc_judges_genes_on_the_spots_that_stay(made):
+    dense = made.X.toarray()
+    dense[:5], dense[5:, 6] = 0, 0
+    dense[:5, 6] = 1  # gene 6 is seen in poor spots only
+    made.X = sp.csr_matrix(dense)
+    kept = qc(made, min_counts=5)
+    assert kept.shape == (45, 11) and "gene6" not in kept.var_names
+    assert (kept.var["n_cells_by_counts"] == (kept.X.toarray() > 0).sum(axis=0)).all()
 
 
 def test_qc_knows_mitochondrial_genes(made):
