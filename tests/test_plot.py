@@ -109,7 +109,7 @@ def test_spots_have_the_size_of_their_spacing_at_any_figure_size(fit, canvas):
         ax.figure.set_size_inches(size, size)
         ax.figure.canvas.draw()
         spots = ax.collections[0]
-        pixels = spots.get_transform().get_matrix()[0, 0] * spots.get_transforms()[0][0, 0]
+        pixels = 2 * spots.get_transform().get_matrix()[0, 0] * spots.get_transforms()[0][0, 0]  # radius
         step = ax.transData.transform([[4 / 11, 0]]) - ax.transData.transform([[0, 0]])
         widths.append((pixels, step[0, 0]))
     assert np.allclose(*np.transpose(widths)) and widths[1][0] > 1.9 * widths[0][0]
