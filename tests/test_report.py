@@ -1,0 +1,241 @@
+"""The report is one well-formed file that needs nothing else, says what was fitted, and overwrites nothing unasked."""
+
+import base64
+import io
+import re
+from types import SimpleNamespace
+from xml.etree import ElementTree
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from nsf_nb import reporting
+from nsf_nb.core import ConfigError, DataError, NotFittedError
+from nsf_nb.data.simulate import simulate
+from nsf_nb.reading.interpret import interpret
+from nsf_nb.reporting import report
+
+NAMES = ["F1", "F<2>", "F3"]
+EVIL = '<img src="https://evil.example/x.png" onerror="alert(1)">&amp;'
+
+
+class Fitted:
+    """What a report reads of a fitted model, with names that would break a page if they were not escaped."""
+
+    def __init__(self, adata, seed=5):
+        rng = np.random.default_rng(seed)
+        factors, weights = rng.gamma(1, size=(adata.n_obs, 3)), rng.gamma(0.5, size=(adata.n_vars, 3))
+        self.factors_ = pd.DataFrame(factors, adata.obs_names, NAMES)
+        self.loadings_ = pd.DataFrame(weights, adata.var_names, NAMES)
+        self.length_scales_, self.amplitudes_ = pd.Series([0.25, 1.5, 3.75], NAMES), pd.Series([1, 0.5, np.nan], NAMES)
+        self.history = pd.DataFrame({"start": [0, 0, 0], "sweep": [0, 1, 2], "elbo": [-30.0, -20, -19]})
+        self.history["event"] = ["", "<kernel>", None]
+        parts = {"likelihood": -12.0, "KL": -7}
+        self.elbo_ = SimpleNamespace(total=-19.0, per_observation=-0.125, as_dict=lambda: parts)
+        self.converged_, self.n_iter_, self.seconds_ = True, 3, 131.0
+
+    def get_params(self):
+        """The settings."""
+        return {"n_factors": 3, "kernel": EVIL, "random_state": 4711}
+
+    def interpret(self, mode):
+        """One of the two scalings."""
+        return interpret(self.factors_, self.loadings_, mode)
+
+
+@pytest.fixture
+def adata():
+    """Counts of 144 spots and 20 genes; one gene has an evil name."""
+    adata = simulate("ggblocks", n_features=20, n_side=12)
+    adata.var_names = [EVIL, *adata.var_names[1:]]
+    return adata
+
+
+def read(path):
+    """Text and tree of a page; fails if it is not well-formed."""
+    text = path.read_text(encoding="utf-8")
+    return text, ElementTree.fromstring(text.removeprefix("<!DOCTYPE html>\n"))
+
+
+def tables(tree):
+    """Rows of cells by the caption of the table; the last one if several share it."""
+    found = {}
+    for table in tree.iter("table"):
+        rows = [["".join(cell.itertext()) for cell in row] for row in table.iter("tr")]
+        found["".join(table.find("caption").itertext())] = rows
+    return found
+
+
+@pytest.fixture
+def page(adata, tmp_path):
+    """Text and tree of a page."""
+    return read(report(Fitted(adata), adata, tmp_path / "report.html"))
+
+
+def test_nothing_comes_from_elsewhere(page):
+    text, tree = page
+    for element in tree.iter():
+        for name, value in element.attrib.items():
+            if name in ("src", "href", "srcset", "data", "action", "poster", "{http://www.w3.org/1999/xlink}href"):
+                assert value.startswith(("data:image/png;base64,", "#")), value
+            assert not name.startswith("on"), name
+    assert {element.tag for element in tree.iter()}.isdisjoint({"script", "link", "iframe", "object", "base", "embed"})
+    quoted = re.sub("https://evil\\.example/x\\.png", "", text)
+    assert "://" not in quoted and "url(" not in re.sub(r"url\(#", "", text) and "@import" not in text
+    policy = tree.find("head/meta[@http-equiv='Content-Security-Policy']").get("content")
+    assert policy.startswith("default-src 'none'; img-src data:;")
+
+
+def test_text_of_the_data_stays_text(page):
+    text, tree = page
+    cells = [cell.text for cell in [*tree.iter("th"), *tree.iter("td")]]
+    assert EVIL in cells and cells.count(EVIL) > 2  # as a gene and as a setting
+    assert not any(element.get("onerror") for element in tree.iter())
+    assert {heading.text.strip() for heading in tree.iter("h3")} == set(NAMES)
+    assert "<kernel>" in {"".join(element.itertext()).strip() for element in tree.iter("text")}
+
+
+def test_images_decode_and_have_a_text(page, adata):
+    from matplotlib import pyplot as plt
+
+    images = list(page[1].iter("img"))
+    assert len(images) == 3
+    for image in images:
+        raw = base64.b64decode(image.get("src").removeprefix("data:image/png;base64,"), validate=True)
+        pixels = plt.imread(io.BytesIO(raw), format="png")
+        assert pixels.shape == (480, 480, 4) and (pixels[:3, :, 3] == 0).all() and (pixels[..., 3] > 0.98).mean() > 0.4
+    names = [image.get("alt").split(" over ")[0] for image in images]
+    assert sorted(names) == sorted(f"Factor {name}" for name in NAMES)
+    labels = [svg.get("aria-label") for svg in page[1].iter("svg")]
+    assert len(labels) == 1 and "-19 nats" in labels[0]
+
+
+def test_facts(page, adata):
+    found = tables(page[1])
+    counts = adata.X
+    facts = dict(found["Data of the fit"])
+    assert facts["spots"] == "144" and facts["genes"] == "20" and facts["counts"] == f"{int(counts.sum()):,}"
+    assert facts["zeros"] == f"{100 * (counts == 0).mean():.1f} %" and facts["extent, input units"] == "4 × 4"
+    assert float(facts["median counts of a spot"]) == np.median(counts.sum(axis=1))
+    fit = dict(found["Fit"])
+    assert fit["seed"] == dict(found["Settings"])["random_state"] == "4711"
+    assert (fit["converged"], fit["wall time"], fit["bound, nats"]) == ("yes", "2 min 11 s", "-19")
+    assert dict(found["Parts of the bound, nats"]) == {"likelihood": "-12", "KL": "-7"}
+    assert dict(found["Settings"])["kernel"] == EVIL
+    versions = dict(found["Versions"])
+    assert versions["numpy"] == np.__version__ and {"python", "nsf_nb", "tensorflow", "scanpy"} <= set(versions)
+    assert not any("Scores" in caption for caption in found)
+
+
+def test_cards_hold_the_factor_that_they_name(page, adata):
+    model = Fitted(adata)
+    reading = model.interpret("spde")
+    cards = list(page[1].iter("article"))
+    assert [card.find("h3").text.strip() for card in cards] == list(reading.factor_names)
+    for k, (card, name) in enumerate(zip(cards, reading.factor_names, strict=True)):
+        found = tables(card)
+        prior = dict(found["Prior"])
+        assert prior["length scale, input units"] == f"{model.length_scales_[name]:g}"
+        assert prior["amplitude"] == ("–" if name == "F3" else f"{model.amplitudes_[name]:g}")
+        for by, values in (("weight", reading.weight), ("specificity", reading.specificity)):
+            rows = found[f"Genes by {by}"][1:]
+            best = np.argsort(-values[:, k])[:8]
+            assert [row[0] for row in rows] == [reading.feature_names[j] for j in best]
+            assert [row[1] for row in rows] == [f"{reading.weight[j, k]:.4g}" for j in best]
+            assert [row[2] for row in rows] == [f"{reading.specificity[j, k]:.4g}" for j in best]
+
+
+SCORES = {"NSF": {"deviance": 2.0}, "nearest spots": {"deviance": 2.5, "rmse": 1.0}, "gene mean": {"deviance": 3.0}}
+
+
+@pytest.mark.parametrize("scores", [SCORES, pd.DataFrame(SCORES).T])
+def test_scores_beside_the_baselines(scores, adata, tmp_path):
+    text, tree = read(report(Fitted(adata), adata, tmp_path / "a.html", scores=scores))
+    rows = next(rows for caption, rows in tables(tree).items() if caption.startswith("Scores"))
+    assert rows[0] == ["method", "deviance", "rmse"]
+    assert rows[1:] == [["NSF", "2", "–"], ["nearest spots", "2.5", "1"], ["gene mean", "3", "–"]]
+    assert "Held-out deviance of NSF: 2, below the 2.5 of nearest spots." in text
+
+
+def test_a_fit_that_loses_is_told(adata, tmp_path):
+    worse = {**SCORES, "NSF": {"deviance": 2.6}}
+    text, _ = read(report(Fitted(adata), adata, tmp_path / "a.html", scores=worse))
+    assert "not below the 2.5 of nearest spots" in text
+    alone = read(report(Fitted(adata), adata, tmp_path / "b.html", scores={"deviance": 2.6}))
+    assert "Held-out deviance" not in alone[0] and "Held-out spots" in alone[0]
+
+
+def test_spots_and_genes_are_found_by_name(adata, tmp_path):
+    model = Fitted(adata[20:, 3:].copy())
+    first = report(model, adata[20:, 3:].copy(), tmp_path / "a.html").read_text(encoding="utf-8")
+    shuffled = adata[np.random.default_rng(0).permutation(adata.n_obs), ::-1].copy()
+    second = report(model, shuffled, tmp_path / "b.html").read_text(encoding="utf-8")
+    dates = r"Written [^<]* by"
+    assert re.sub(dates, "", first) == re.sub(dates, "", second)
+    with pytest.raises(DataError, match="obs_names"):
+        report(model, adata[30:], tmp_path / "c.html")
+    with pytest.raises(DataError, match="var_names"):
+        report(model, adata[:, 5:], tmp_path / "c.html")
+
+
+def test_layer_and_key_of_the_fit(adata, tmp_path):
+    model = Fitted(adata)
+    adata.X = np.log1p(adata.X)
+    adata.obsm["place"] = adata.obsm.pop("spatial") * [10, 20]
+    model.layer_, model.spatial_key_ = "counts", "place"
+    facts = dict(tables(read(report(model, adata, tmp_path / "a.html"))[1])["Data of the fit"])
+    assert facts["counts"] == f"{int(adata.layers['counts'].sum()):,}" and facts["extent, input units"] == "40 × 80"
+    del model.layer_
+    with pytest.raises(DataError, match="layers"):
+        report(model, adata, tmp_path / "b.html")
+    assert report(model, adata, tmp_path / "b.html", layer="counts").exists()
+
+
+@pytest.mark.parametrize("n_dims, images, curves", [(1, 0, 4), (3, 3, 1)])
+def test_lines_and_volumes(n_dims, images, curves, adata, tmp_path):
+    adata.obsm["spatial"] = np.random.default_rng(0).normal(size=(adata.n_obs, n_dims))
+    _, tree = read(report(Fitted(adata), adata, tmp_path / "a.html"))
+    assert len(list(tree.iter("img"))) == images and len(list(tree.iter("svg"))) == curves
+
+
+def test_nothing_is_overwritten_unasked(adata, tmp_path, monkeypatch):
+    path = tmp_path / "report.html"
+    path.write_text("mine")
+    monkeypatch.setattr(reporting, "_body", lambda *_: pytest.fail("work was done before the path was checked"))
+    with pytest.raises(ConfigError, match="force"):
+        report(Fitted(adata), adata, path)
+    with pytest.raises(ConfigError, match="folder"):
+        report(Fitted(adata), adata, tmp_path / "absent" / "report.html")
+    monkeypatch.undo()
+    assert path.read_text() == "mine"
+    assert report(Fitted(adata), adata, str(path), force=True) == path and path.read_text()[:9] == "<!DOCTYPE"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_an_interrupted_report_leaves_the_old_file(adata, tmp_path, monkeypatch):
+    path = tmp_path / "report.html"
+    path.write_text("mine")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(ConfigError, match="No space left"):
+        report(Fitted(adata), adata, path, force=True)
+    assert path.read_text() == "mine" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_bad_input_is_refused(adata, tmp_path):
+    path = tmp_path / "report.html"
+    cases = [
+        (NotFittedError, "without a fit", lambda: report(SimpleNamespace(), adata, path)),
+        (ConfigError, "row of scores", lambda: report(Fitted(adata), adata, path, scores={})),
+        (ConfigError, "row of scores", lambda: report(Fitted(adata), adata, path, scores=3.0)),
+        (ConfigError, "n_genes", lambda: report(Fitted(adata), adata, path, n_genes=0)),
+        (DataError, "place", lambda: report(Fitted(adata), adata, path, spatial_key="place")),
+    ]
+    for error, text, call in cases:
+        with pytest.raises(error, match=text):
+            call()
+    assert not path.exists()
