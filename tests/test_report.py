@@ -16,7 +16,7 @@ from nsf_nb.data.simulate import simulate
 from nsf_nb.reading.interpret import interpret
 from nsf_nb.reporting import report
 
-NAMES = ["F1", "F<2>", "F3"]
+NAMES = ["F1", 'F"<2>', "F3"]
 EVIL = '<img src="https://evil.example/x.png" onerror="alert(1)">&amp;'
 
 
@@ -107,6 +107,10 @@ def test_images_decode_and_have_a_text(page, adata):
         assert pixels.shape == (480, 480, 4) and (pixels[:3, :, 3] == 0).all() and (pixels[..., 3] > 0.98).mean() > 0.4
     names = [image.get("alt").split(" over ")[0] for image in images]
     assert sorted(names) == sorted(f"Factor {name}" for name in NAMES)
+    for image, name in zip(images, (name.removeprefix("Factor ") for name in names), strict=True):
+        values = Fitted(adata).factors_[name]
+        assert f"from {values.min():.4g} to {np.percentile(values, 99):.4g}." in image.get("alt")
+    assert len({image.get("src") for image in images}) == 3
     labels = [svg.get("aria-label") for svg in page[1].iter("svg")]
     assert len(labels) == 1 and "-19 nats" in labels[0]
 
