@@ -29,13 +29,21 @@ export_all() {
     if command -v flock >/dev/null; then flock "$lock" nbdev_export; else nbdev_export; fi
 }
 
-name_kernel() {  # every chapter names the same kernel, whatever machine it was written on
+name_kernel() {  # every chapter names the same kernel, whatever machine it was written on, and keeps no start-up lines
     python - "$1" <<'PY'
 import sys
 import nbformat
 path = sys.argv[1]
 nb = nbformat.read(path, 4)
 nb.metadata = {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}}
+start_up = ("absl::InitializeLog", "oneDNN custom operations", "cuda drivers")  # what TensorFlow writes when imported
+for cell in nb.cells:
+    for output in cell.get("outputs", []):
+        if output.output_type == "stream" and output.name == "stderr":
+            kept = [line for line in output.text.splitlines(True) if not any(word in line for word in start_up)]
+            output.text = "".join(kept)
+    if "outputs" in cell:
+        cell.outputs = [output for output in cell.outputs if output.get("text", True)]
 if nb.nbformat_minor < 5:
     nb = nbformat.v4.upgrade(nb)
 nbformat.write(nb, path)

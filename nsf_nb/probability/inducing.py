@@ -44,18 +44,50 @@ def n_inducing_points(n_places: int, n_inducing: int | str = "auto") -> int:
     return min(n_places, check_int("n_inducing", n_inducing, 1))
 
 # %% ../../nbs/2_probability/22_inducing.ipynb #b6cb41d5
-def _farthest(places, n_points):
-    """Places that are far from each other, Eq. @eq-farthest, beginning near the middle."""
-    chosen = [int(((places - places.mean(axis=0)) ** 2).sum(axis=1).argmin())]
-    gap = ((places - places[chosen[0]]) ** 2).sum(axis=1)
-    for _ in range(n_points - 1):
-        chosen.append(int(gap.argmax()))
-        gap = np.minimum(gap, ((places - places[chosen[-1]]) ** 2).sum(axis=1))
-    return places[chosen]
+def _hexagonal(low, high, spacing):
+    """Points of a hexagonal lattice that covers a box."""
+    rows = np.arange(low[1], high[1] + spacing, spacing * np.sqrt(0.75))
+    columns = np.arange(low[0] - spacing / 2, high[0] + spacing, spacing)
+    x = columns[None] + spacing / 2 * (np.arange(len(rows)) % 2)[:, None]
+    return np.column_stack([x.ravel(), np.repeat(rows, len(columns))])
+
+
+def _lattice(places, n_points):
+    """The densest hexagonal lattice with at most n_points points near a place, by bisection of its spacing."""
+    from scipy.spatial import cKDTree
+
+    low, high, tree = places.min(axis=0), places.max(axis=0), cKDTree(places)
+    dense, sparse, best = (high - low).max() / (2 * n_points), (high - low).max(), places[:0]
+    for _ in range(24):
+        spacing = np.sqrt(dense * sparse)
+        if np.prod((high - low) / spacing + 2) > 50 * n_points:
+            dense = spacing
+            continue
+        points = _hexagonal(low, high, spacing)
+        points = points[tree.query(points)[0] < 0.6 * spacing]
+        if len(points) > n_points:
+            dense = spacing
+        else:
+            sparse, best = spacing, points
+    return best
+
+# %% ../../nbs/2_probability/22_inducing.ipynb #b6812c62
+def _spread(places, n_points):
+    """n_points points far from each other: a lattice in two dimensions, filled up by Eq. @eq-farthest."""
+    points = _lattice(places, n_points) if places.shape[1] == 2 else places[:0]
+    if not len(points):
+        points = places[[int(((places - places.mean(axis=0)) ** 2).sum(axis=1).argmin())]]
+    from scipy.spatial import cKDTree
+
+    chosen, gap = list(points), cKDTree(points).query(places)[0] ** 2
+    while len(chosen) < n_points:
+        chosen.append(places[int(gap.argmax())])
+        gap = np.minimum(gap, ((places - chosen[-1]) ** 2).sum(axis=1))
+    return np.array(chosen)
 
 
 def choose_inducing_points(
-    coords: Float[np.ndarray, "N D"], n_inducing: int | str = "auto"
+    coords: Float[np.ndarray, "N D"], n_inducing: int | str = "auto", weights: Float[np.ndarray, "N"] | None = None
 ) -> Float[np.ndarray, "M D"]:
     """Inducing points for a set of places.
 
@@ -65,18 +97,22 @@ def choose_inducing_points(
         N×D coordinates; duplicates are legal.
     n_inducing
         Number wanted or "auto" (default), see `n_inducing_points`.
+    weights
+        N, how much a spot counts, for instance its size factor. Default: all the same.
 
     Returns
     -------
     np.ndarray
         M×D, all different, in the unit of the coordinates; the distinct places themselves (sorted) when M is their number.
     """
-    places = np.unique(coords, axis=0)
+    places, index = np.unique(coords, axis=0, return_inverse=True)
     n_points = n_inducing_points(len(places), n_inducing)
     if n_points == len(places):
         return places
     from sklearn.cluster import KMeans
 
-    places = places[:: max(1, len(places) // max(_SAMPLE, 4 * n_points))]
-    centres = KMeans(n_points, init=_farthest(places, n_points), n_init=1, max_iter=20).fit(places).cluster_centers_
-    return np.unique(centres, axis=0)
+    total = np.bincount(index.ravel(), np.ones(len(coords)) if weights is None else weights, len(places))
+    step = max(1, len(places) // max(_SAMPLE, 4 * n_points))
+    places, total = places[::step], total[::step]
+    means = KMeans(n_points, init=_spread(places, n_points), n_init=1, max_iter=20).fit(places, sample_weight=total)
+    return np.unique(means.cluster_centers_, axis=0)
