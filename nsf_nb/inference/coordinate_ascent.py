@@ -162,10 +162,12 @@ class CoordinateAscent:
 
     def _point(self):
         """Everything that a sweep moves."""
-        return self.loadings, self.factors.trend, self.factors.mean.copy(), self.factors.log_factors.copy()
+        f = self.factors
+        return self.loadings, f.trend, f.mean.copy(), f.offset.copy(), f.log_factors.copy()
 
     def _set_point(self, point):
-        self.loadings, self.factors.trend, self.factors.mean, self.factors.log_factors = point
+        f = self.factors
+        self.loadings, f.trend, f.mean, f.offset, f.log_factors = point
 
     def _extrapolate(self, point):
         """Go on in the direction of the last two sweeps, Eq. @eq-momentum."""

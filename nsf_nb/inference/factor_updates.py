@@ -42,15 +42,20 @@ def _backtrack(change, linear, quadratic, pseudo_counts, rate):
 _V, _M, _T = tf.TensorSpec([None]), tf.TensorSpec([None, None]), tf.TensorSpec([None, None, None])
 
 
-@tf.function(input_signature=[_M, _T, _V, _M, _M, _M, _M], autograph=False)
-def _mean_step(basis, covariance, amplitude, mean, log_factors, pseudo_counts, rate_per_factor):
-    rate = rate_per_factor * tf.exp(log_factors)  # N×G
-    gradient = amplitude * tf.matmul(basis, pseudo_counts - rate) - mean  # M×G
-    direction = tf.transpose(tf.linalg.matvec(covariance, tf.transpose(gradient)))  # M×G
-    change = amplitude * tf.matmul(basis, direction, transpose_a=True)  # N×G
-    linear, quadratic = tf.reduce_sum(mean * direction, axis=0), tf.reduce_sum(direction**2, axis=0)
-    step = _backtrack(change, linear, quadratic, pseudo_counts, rate)
-    return mean + step * direction, log_factors + step * change
+@tf.function(input_signature=[_M, _V, _T, _V, _M, _M, _M, _M, _M], autograph=False)
+def _mean_step(basis, residual, covariance, amplitude, mean, offset, log_factors, pseudo_counts, rate_per_factor):
+    rate = rate_per_factor * tf.exp(log_factors)  # N×G: e
+    spread = amplitude**2 * residual[:, None]  # N×G: ψ
+    excess, damping = pseudo_counts - rate, 1.0 + rate * spread  # N×G
+    gradient = amplitude * tf.matmul(basis, (excess + rate * offset) / damping) - mean  # M×G
+    direction = tf.transpose(tf.linalg.matvec(covariance, tf.transpose(gradient)))  # M×G: ν
+    smooth = amplitude * tf.matmul(basis, direction, transpose_a=True)  # N×G
+    own = (spread * (excess - rate * smooth) - offset) / damping  # N×G: η
+    weigh = lambda x: tf.reduce_sum(tf.math.divide_no_nan(x, spread), axis=0)  # noqa: E731
+    linear = tf.reduce_sum(mean * direction, axis=0) + weigh(offset * own)
+    quadratic = tf.reduce_sum(direction**2, axis=0) + weigh(own**2)
+    step = _backtrack(smooth + own, linear, quadratic, pseudo_counts, rate)
+    return mean + step * direction, offset + step * own
 
 # %% ../../nbs/4_inference/41_factor_updates.ipynb #e87a47e1
 @tf.function(input_signature=[_M, _M, _M, _M, _M], autograph=False)
@@ -68,10 +73,15 @@ def _trend_step(basis, trend, log_factors, pseudo_counts, rate_per_factor):
 # %% ../../nbs/4_inference/41_factor_updates.ipynb #82104da3
 @tf.function(input_signature=[_M, _V, tf.TensorSpec([]), _V], autograph=False)
 def _covariance(basis, residual, amplitude, sites):
-    scale, half_log_det = posterior_scale(weighted_gram(basis, sites), amplitude)  # M×M
-    variance = amplitude**2 * (residual + explained_variance(basis, scale))  # N
+    spread = amplitude**2 * residual  # N: ψ
+    share = sites * spread / (1.0 + sites * spread)  # N: κ
+    scale, half_log_det = posterior_scale(weighted_gram(basis, sites * (1.0 - share)), amplitude)  # M×M
+    smooth = amplitude**2 * explained_variance(basis, scale)  # N
+    variance = (1.0 - share) ** 2 * smooth + spread * (1.0 - share)
     frobenius = tf.reduce_sum(tf.cast(scale, tf.float64) ** 2)
     kl = 0.5 * (frobenius - tf.cast(tf.shape(scale)[0], tf.float64)) + half_log_det
+    residuals = tf.math.divide_no_nan(share**2 * smooth, spread) - share - tf.math.log1p(-share)
+    kl += 0.5 * tf.reduce_sum(tf.cast(residuals, tf.float64))
     return scale, tf.matmul(scale, scale, transpose_a=True), variance, kl
 
 # %% ../../nbs/4_inference/41_factor_updates.ipynb #3cd7c891
@@ -109,8 +119,138 @@ class Projections:
         kept = {float(value) for value in length_scales}
         self._made = {key: value for key, value in self._made.items() if key in kept}
 
+# %% ../../nbs/4_inference/41_factor_updates.ipynb #39262cd7
+def _set_covariance(self, factor: int, sites: Float[np.ndarray, "N"]) -> None:
+    """Covariance, marginal variances and divergence that belong to given sites, Eq. @eq-spot-variance."""
+    p = self.projection(factor)
+    self._store(factor, sites, _covariance(p.basis, p.residual, float(self.amplitudes[factor]), sites.astype("f4")))
+
+
+def _regress(self, factor: int, targets: Float[np.ndarray, "N"], sites: Float[np.ndarray, "N"]) -> None:
+    """Gaussian process regression of one factor on targets (N, less the trend) with precisions `sites` (N)."""
+    _set_covariance(self, factor, sites)
+    a, basis, spread = self.amplitudes[factor], self.projection(factor).basis, self.spread[:, factor]
+    damped = sites / (1 + sites * spread)
+    pull = a * tf.linalg.matvec(basis, tf.constant(damped * targets, tf.float32))
+    self.mean[:, factor] = tf.linalg.matvec(self.covariance[factor], pull)
+    smooth = a * tf.linalg.matvec(basis, tf.constant(self.mean[:, factor]), transpose_a=True).numpy()
+    self.offset[:, factor] = spread * damped * (targets - smooth)
+    self.recompute([factor])
+
+# %% ../../nbs/4_inference/41_factor_updates.ipynb #9f4b2872
+_COLUMNS = ("mean", "offset", "log_factors", "variance", "sites")
+
+
+def _change_kernel(self, factor: int, length_scale: float, amplitude: float, sites: "Sites") -> bool:  # noqa: F821
+    """Move a factor to another kernel by regression on its sites; False, and nothing changed, if the bound would fall."""
+    kept = {name: getattr(self, name)[:, factor].copy() for name in _COLUMNS}
+    old = [getattr(self, name)[factor] for name in ("length_scales", "amplitudes", "scale", "covariance", "kl_covariance")]
+
+    def value():
+        expected = np.exp(self.log_factors[:, factor].astype(np.float64) + self.variance[:, factor] / 2)
+        return sites.pseudo_counts @ self.log_factors[:, factor] - sites.exposure @ expected - self.kl[factor]
+
+    before = value()
+    self.length_scales[factor], self.amplitudes[factor] = length_scale, amplitude
+    self.regress(factor, sites.target, sites.precision)
+    if value() >= before:
+        return True
+    for name, column in kept.items():
+        getattr(self, name)[:, factor] = column
+    self.length_scales[factor], self.amplitudes[factor], self.scale[factor], self.covariance[factor] = old[:4]
+    self.kl_covariance[factor], self._groups = old[4], None
+    return False
+
+# %% ../../nbs/4_inference/41_factor_updates.ipynb #e30fd2c8
+_STALE = 0.01
+
+
+def _refresh(self, exposure: Float[np.ndarray, "N L"]) -> int:
+    """Renew covariances, damped where the bound would fall; exposure is s_n W_l. Returns how many were renewed."""
+    renewed = 0
+    for l in range(len(self.amplitudes)):
+        p, a, weight = self.projection(l), float(self.amplitudes[l]), exposure[:, l] * np.exp(self.log_factors[:, l])
+        old, sites = self.sites[:, l].copy(), weight * np.exp(self.variance[:, l] / 2)
+        if np.abs(sites - old).sum() < _STALE * sites.sum():
+            continue
+        before = -weight @ np.exp(self.variance[:, l] / 2, dtype=np.float64) - self.kl_covariance[l]
+        for _ in range(4):
+            found = _covariance(p.basis, p.residual, a, sites)
+            if -weight @ np.exp(found[2].numpy() / 2, dtype=np.float64) - float(found[3]) >= before:
+                self._store(l, sites, found)
+                renewed += 1
+                break
+            sites = (sites + old) / 2
+    return renewed
+
+# %% ../../nbs/4_inference/41_factor_updates.ipynb #6f0dfad7
+def _grouped(self):
+    """Factors by length scale, with their covariances stacked once per refresh."""
+    if self._groups is None:
+        found = [np.flatnonzero(self.length_scales == value) for value in np.unique(self.length_scales)]
+        self._groups = [(g, tf.stack([self.covariance[l] for l in g])) for g in found]
+    return self._groups
+
+
+def _ascend(
+    self, pseudo_counts: Float[np.ndarray, "N L"], exposure: Float[np.ndarray, "N L"], n_steps: int = 2
+) -> None:
+    """Move trends once and means `n_steps` times; the bound does not fall. exposure is s_n W_l."""
+    rate = exposure * np.exp(self.variance / 2)
+    self.trend, m = _trend_step(self.trend_basis, self.trend, self.log_factors, pseudo_counts, rate)
+    self.trend, self.log_factors = self.trend.numpy(), m.numpy()
+    for g, covariance in _grouped(self):
+        p, a = self.projection(g[0]), self.amplitudes[g].astype(np.float32)
+        for _ in range(n_steps):
+            own = self.mean[:, g], self.offset[:, g], self.log_factors[:, g]
+            found = _mean_step(p.basis, p.residual, covariance, a, *own, pseudo_counts[:, g], rate[:, g])
+            self.mean[:, g], self.offset[:, g] = found
+            self.recompute(g)
+
+
+def _recompute(self, factors: Iterable[int]) -> None:
+    """Marginal means of factors that share a length scale, from their parts."""
+    g = np.asarray(factors)
+    smooth = tf.matmul(self.projection(g[0]).basis, tf.constant(self.mean[:, g]), transpose_a=True).numpy()
+    trend = self.trend_basis @ self.trend[:, g]
+    self.log_factors[:, g] = trend + self.amplitudes[g].astype(np.float32) * smooth + self.offset[:, g]
+
+# %% ../../nbs/4_inference/41_factor_updates.ipynb #b36bed6d
+def _posterior(self) -> SpatialPosterior:
+    """The posterior of the smooth parts, for any place."""
+    scale = np.stack([value.numpy() for value in self.scale])
+    found = self.length_scales.copy(), self.amplitudes.copy(), self.trend.T.copy(), self.mean.T.copy(), scale
+    return SpatialPosterior(self.prior, self.projections.points, *found)
+
+
+def _moments(self) -> tuple[Float[np.ndarray, "N L"], Float[np.ndarray, "N L"]]:
+    """Means and standard deviations of exp(f) at the spots."""
+    expected = np.exp(self.log_factors.astype(np.float64) + self.variance / 2)
+    return expected, expected * np.sqrt(np.expm1(self.variance.astype(np.float64)))
+
 # %% ../../nbs/4_inference/41_factor_updates.ipynb #1ce4cb40
-class SpatialFactors:
+class _State:
+    """Arrays of a group of spatial factors; L factors, N spots, M inducing points, P = D + 1."""
+
+    def __init__(self, prior, points, coords, n_factors):
+        self.prior, self.projections = prior, Projections(prior.kernel, points, coords)
+        self.trend_basis = trend_basis(coords)  # N×P
+        n, m, p = len(coords), len(points), self.trend_basis.shape[1]
+        self.length_scales = np.full(n_factors, float(prior.length_scale))
+        self.amplitudes = np.full(n_factors, float(prior.amplitude))
+        self.trend, self.mean = np.zeros((p, n_factors), "f4"), np.zeros((m, n_factors), "f4")
+        self.log_factors, self.variance = np.zeros((n, n_factors), "f4"), np.ones((n, n_factors), "f4")
+        self.offset, self.sites = np.zeros((n, n_factors), "f4"), np.zeros((n, n_factors), "f4")
+        self.scale, self.covariance = [None] * n_factors, [None] * n_factors  # M×M each
+        self.kl_covariance, self._groups = np.zeros(n_factors), None
+
+    def _store(self, factor, sites, found):
+        self.scale[factor], self.covariance[factor], variance, kl = found
+        self.variance[:, factor], self.kl_covariance[factor], self.sites[:, factor] = variance, kl, sites
+        self._groups = None
+
+# %% ../../nbs/4_inference/41_factor_updates.ipynb #ae46e122
+class SpatialFactors(_State):
     """Spatial factors of a running fit: their posterior, and the moves that raise the bound.
 
     Parameters
@@ -123,39 +263,18 @@ class SpatialFactors:
         N×D spots, scaled.
     n_factors
         L.
-
-    Attributes
-    ----------
-    log_factors, variance
-        N×L, marginal means and variances of f.
-    length_scales, amplitudes
-        L each.
-    kl
-        L, divergences from the prior, nats.
     """
 
     def __init__(
         self, prior: GaussianProcess, points: Float[np.ndarray, "M D"], coords: Float[np.ndarray, "N D"], n_factors: int
     ):
-        self.prior, self.projections = prior, Projections(prior.kernel, points, coords)
-        self.trend_basis = trend_basis(coords)  # N×P
-        n, m, p = len(coords), len(points), self.trend_basis.shape[1]
-        self.length_scales = np.full(n_factors, float(prior.length_scale))
-        self.amplitudes = np.full(n_factors, float(prior.amplitude))
-        self.trend, self.mean = np.zeros((p, n_factors), "f4"), np.zeros((m, n_factors), "f4")
-        self.log_factors, self.variance = np.zeros((n, n_factors), "f4"), np.ones((n, n_factors), "f4")
-        self.sites = np.zeros((n, n_factors), "f4")
-        self.scale: list = [None] * n_factors
-        self.covariance: list = [None] * n_factors
-        self.kl_covariance = np.zeros(n_factors)
+        super().__init__(prior, points, coords, n_factors)
 
-    @property
-    def kl(self) -> np.ndarray:
-        """Divergence of each factor from its prior, Eq. @eq-kl, nats."""
-        return self.kl_covariance + 0.5 * np.square(self.mean, dtype=np.float64).sum(axis=0)
+    regress, change_kernel, refresh, ascend = _regress, _change_kernel, _refresh, _ascend
+    recompute, posterior, moments = _recompute, _posterior, _moments
 
     def projection(self, factor: int) -> Projection:
-        """Projection at the length scale of one factor.
+        """Projection at the length scale of a factor, shared by all factors that have it.
 
         Parameters
         ----------
@@ -165,140 +284,19 @@ class SpatialFactors:
         Returns
         -------
         Projection
-            Shared with all factors of that length scale.
+            Of the spots.
         """
         return self.projections[self.length_scales[factor]]
 
-    def regress(self, factor: int, targets: Float[np.ndarray, "N"], sites: Float[np.ndarray, "N"]) -> None:
-        """Gaussian process regression of one factor on targets, in closed form.
+    @property
+    def spread(self) -> Float[np.ndarray, "N L"]:
+        """ψ, prior variances of the residuals, Eq. @eq-residual."""
+        residual = [self.projection(l).residual.numpy() for l in range(len(self.amplitudes))]
+        return self.amplitudes.astype(np.float32) ** 2 * np.stack(residual, axis=1)
 
-        Parameters
-        ----------
-        factor
-            Its number.
-        targets
-            N, values of f less the trend.
-        sites
-            N, precisions of the targets.
-        """
-        self.set_covariance(factor, sites)
-        a, basis = self.amplitudes[factor], self.projection(factor).basis
-        pull = a * tf.linalg.matvec(basis, tf.constant(sites * targets, tf.float32))
-        self.mean[:, factor] = tf.linalg.matvec(self.covariance[factor], pull)
-        self.recompute([factor])
-
-    def recompute(self, factors: Iterable[int]) -> None:
-        """Marginal means from the whitened means, free of the rounding that many small steps leave.
-
-        Parameters
-        ----------
-        factors
-            Their numbers.
-        """
-        for l in factors:
-            smooth = tf.linalg.matvec(self.projection(l).basis, tf.constant(self.mean[:, l]), transpose_a=True).numpy()
-            self.log_factors[:, l] = self.trend_basis @ self.trend[:, l] + np.float32(self.amplitudes[l]) * smooth
-
-    def set_covariance(self, factor: int, sites: Float[np.ndarray, "N"]) -> None:
-        """Covariance, marginal variances and divergence that belong to given sites, Eq. @eq-covariance.
-
-        Parameters
-        ----------
-        factor
-            Its number.
-        sites
-            N, precisions.
-        """
-        p = self.projection(factor)
-        self._store(factor, sites, _covariance(p.basis, p.residual, float(self.amplitudes[factor]), sites.astype("f4")))
-
-    def _store(self, factor, sites, found):
-        self.scale[factor], self.covariance[factor], variance, kl = found
-        self.variance[:, factor], self.kl_covariance[factor], self.sites[:, factor] = variance, kl, sites
-        self._groups = None
-
-# %% ../../nbs/4_inference/41_factor_updates.ipynb #b0c0293e
-_STALE = 0.01  # relative change of the sites below which a covariance is still good
-
-
-def _refresh(self, exposure: Float[np.ndarray, "N L"]) -> int:
-    """Renew all covariances, damped where the bound would fall.
-
-    Parameters
-    ----------
-    exposure
-        N×L: s_n W_l.
-
-    Returns
-    -------
-    int
-        How many were renewed.
-    """
-    renewed = 0
-    for l in range(len(self.amplitudes)):
-        p, a, weight = self.projection(l), float(self.amplitudes[l]), exposure[:, l] * np.exp(self.log_factors[:, l])
-        old = self.sites[:, l].copy()
-        sites = weight * np.exp(self.variance[:, l] / 2)
-        if old.any() and np.abs(sites - old).sum() < _STALE * sites.sum():
-            continue
-        before = -weight @ np.exp(self.variance[:, l] / 2, dtype=np.float64) - self.kl_covariance[l]
-        for _ in range(4):
-            found = _covariance(p.basis, p.residual, a, sites)
-            if -weight @ np.exp(found[2].numpy() / 2, dtype=np.float64) - float(found[3]) >= before:
-                self._store(l, sites, found)
-                renewed += 1
-                break
-            sites = (sites + old) / 2
-    self.recompute(range(len(self.amplitudes)))
-    return renewed
-
-
-def _grouped(self) -> list:
-    """Factors by length scale, with their covariances stacked once per refresh."""
-    if self._groups is None:
-        found = [np.flatnonzero(self.length_scales == value) for value in np.unique(self.length_scales)]
-        self._groups = [(g, tf.stack([self.covariance[l] for l in g])) for g in found]
-    return self._groups
-
-
-def _ascend(
-    self, pseudo_counts: Float[np.ndarray, "N L"], exposure: Float[np.ndarray, "N L"], n_steps: int = 2
-) -> None:
-    """Move trends once and means `n_steps` times; the bound does not fall.
-
-    Parameters
-    ----------
-    pseudo_counts
-        N×L: c.
-    exposure
-        N×L: s_n W_l.
-    n_steps
-        Natural-gradient steps for the means. Default 2.
-    """
-    rate_per_factor = exposure * np.exp(self.variance / 2)
-    self.trend, m = _trend_step(self.trend_basis, self.trend, self.log_factors, pseudo_counts, rate_per_factor)
-    self.trend, self.log_factors = self.trend.numpy(), m.numpy()
-    for g, covariance in _grouped(self):
-        basis, a = self.projection(g[0]).basis, self.amplitudes[g].astype("f4")
-        mean, m = tf.constant(self.mean[:, g]), tf.constant(self.log_factors[:, g])
-        for _ in range(n_steps):
-            mean, m = _mean_step(basis, covariance, a, mean, m, pseudo_counts[:, g], rate_per_factor[:, g])
-        self.mean[:, g] = mean
-        self.log_factors[:, g] = self.trend_basis @ self.trend[:, g] + a * tf.matmul(basis, mean, transpose_a=True).numpy()
-
-
-def _posterior(self) -> SpatialPosterior:
-    """The posterior as plain arrays."""
-    scale = np.stack([value.numpy() for value in self.scale])
-    found = self.length_scales.copy(), self.amplitudes.copy(), self.trend.T.copy(), self.mean.T.copy(), scale
-    return SpatialPosterior(self.prior, self.projections.points, *found)
-
-
-def _moments(self) -> tuple[Float[np.ndarray, "N L"], Float[np.ndarray, "N L"]]:
-    """Means and standard deviations of exp(f) at the spots."""
-    expected = np.exp(self.log_factors.astype(np.float64) + self.variance / 2)
-    return expected, expected * np.sqrt(np.expm1(self.variance.astype(np.float64)))
-
-
-SpatialFactors.refresh, SpatialFactors.ascend = _refresh, _ascend
-SpatialFactors.posterior, SpatialFactors.moments = _posterior, _moments
+    @property
+    def kl(self) -> Float[np.ndarray, "L"]:
+        """Divergence of each factor from its prior, Eq. @eq-kl and Eq. @eq-residual-kl, nats."""
+        spread = self.spread
+        own = np.square(self.offset, dtype=np.float64) / np.where(spread > 0, spread, np.inf)
+        return self.kl_covariance + 0.5 * (np.square(self.mean, dtype=np.float64).sum(axis=0) + own.sum(axis=0))

@@ -171,7 +171,7 @@ def best_start(model: FactorModel, data: SpatialCounts, how: FitSettings, rng, d
     """
     prior = GaussianProcess(model.prior.kernel, _COARSE_LENGTH, _COARSE_AMPLITUDE)
     coarse, best = FactorModel(model.n_factors, prior, model.likelihood), None
-    points = choose_inducing_points(data.coords, COARSE_POINTS)
+    points = choose_inducing_points(data.coords, COARSE_POINTS, data.size_factors)
     for start in starts(data, model.n_factors, how.n_starts, rng):
         engine = begin(coarse, data, points, start)
         for i in range(COARSE_SWEEPS):
@@ -277,7 +277,7 @@ def fit(model: FactorModel, data: SpatialCounts, how: FitSettings | None = None)
     diary = _Diary(how.n_starts * COARSE_SWEEPS + how.max_sweeps)
     try:
         coarse = diary.timed("starts", best_start, model, data, how, rng["starts"], diary)
-        points = choose_inducing_points(data.coords, how.n_inducing)
+        points = choose_inducing_points(data.coords, how.n_inducing, data.size_factors)
         engine = diary.timed("refine", refine, model, data, points, coarse)
         converged = climb(engine, how, diary)
     finally:
