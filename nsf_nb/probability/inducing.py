@@ -85,7 +85,7 @@ def _spread(places, n_points):
         gap = np.minimum(gap, ((places - chosen[-1]) ** 2).sum(axis=1))
     return np.array(chosen)
 
-
+# %% ../../nbs/2_probability/22_inducing.ipynb #2aa07c2c
 def choose_inducing_points(
     coords: Float[np.ndarray, "N D"], n_inducing: int | str = "auto", weights: Float[np.ndarray, "N"] | None = None
 ) -> Float[np.ndarray, "M D"]:
@@ -103,7 +103,8 @@ def choose_inducing_points(
     Returns
     -------
     np.ndarray
-        M×D, all different, in the unit of the coordinates; the distinct places themselves (sorted) when M is their number.
+        M×D, all different, in the unit of the coordinates; the distinct places themselves (sorted) when M is their
+        number.
     """
     places, index = np.unique(coords, axis=0, return_inverse=True)
     n_points = n_inducing_points(len(places), n_inducing)

@@ -29,9 +29,34 @@ FAMILIES = {
 _BLOCK = 4096
 
 
+def _correlations(kernel, x, z):
+    """Kernel matrix of x and z, M×N, by blocks of columns."""
+    x = tf.constant(x, tf.float64)
+    blocks = [kernel.matrix(x, tf.constant(z[i : i + _BLOCK], tf.float64)) for i in range(0, len(z), _BLOCK)]
+    return blocks[0] if len(blocks) == 1 else tf.concat(blocks, axis=1)
+
+# %% ../../nbs/2_probability/21_kernels.ipynb #3093be92
+def _matrix(
+    self, x: Float[np.ndarray, "M D"], z: Float[np.ndarray, "N D"], length_scale: float
+) -> Float[tf.Tensor, "M N"]:
+    """Correlations between two sets of places.
+
+    Parameters
+    ----------
+    x, z, length_scale
+        M×D and N×D coordinates and the length scale, in one unit.
+
+    Returns
+    -------
+    tf.Tensor
+        M×N, float64, at most one.
+    """
+    return _correlations(self.tfp(length_scale), x, z)
+
+# %% ../../nbs/2_probability/21_kernels.ipynb #71af14c3
 @dataclass(frozen=True)
 class Kernel:
-    """A stationary correlation function of one family, Eq. @eq-matern32 for the default.
+    """A stationary correlation function, Eq. @eq-matern32 for the default.
 
     Parameters
     ----------
@@ -40,6 +65,7 @@ class Kernel:
     """
 
     family: str = "matern32"
+    matrix = _matrix
 
     def __post_init__(self):
         check_choice("kernel", self.family, tuple(FAMILIES))
@@ -49,35 +75,12 @@ class Kernel:
 
         Parameters
         ----------
-        length_scale
-            In the unit of the coordinates it will be given.
-        amplitude
-            Standard deviation of the process. Default 1.
+        length_scale, amplitude
+            In the unit of the coordinates; standard deviation of the process, default 1.
 
         Returns
         -------
         tfk.PositiveSemidefiniteKernel
-            With covariance amplitude² · correlation.
+            Covariance amplitude² · correlation.
         """
         return FAMILIES[self.family](np.float64(amplitude), np.float64(length_scale))
-
-    def matrix(
-        self, x: Float[np.ndarray, "M D"], z: Float[np.ndarray, "N D"], length_scale: float
-    ) -> Float[tf.Tensor, "M N"]:
-        """Correlations between two sets of places.
-
-        Parameters
-        ----------
-        x, z
-            M×D and N×D coordinates, in one unit.
-        length_scale
-            In that unit.
-
-        Returns
-        -------
-        tf.Tensor
-            M×N, float64, at most one.
-        """
-        kernel, x = self.tfp(length_scale), tf.constant(x, tf.float64)
-        blocks = [kernel.matrix(x, tf.constant(z[i : i + _BLOCK], tf.float64)) for i in range(0, len(z), _BLOCK)]
-        return blocks[0] if len(blocks) == 1 else tf.concat(blocks, axis=1)

@@ -27,56 +27,48 @@ def _poisson_pass(counts, log_factors, loadings):
     return pseudo_counts, loading_ratio, tf.reduce_sum(tf.cast(per_spot, tf.float64))
 
 # %% ../../nbs/2_probability/20_likelihoods.ipynb #de11c0fb
+def _constant(self, counts: "scipy.sparse.csr_matrix", size_factors: Float[np.ndarray, "N"]) -> float:  # noqa: F821
+    """The part of the bound that no parameter changes: the sum of y log s − log y!.
+
+    Parameters
+    ----------
+    counts, size_factors
+        N×J, sparse; N, exposures.
+
+    Returns
+    -------
+    float
+        In nats.
+    """
+    from scipy.special import gammaln, xlogy
+    totals = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
+    return float(xlogy(totals, size_factors).sum() - gammaln(counts.data.astype(np.float64) + 1).sum())
+
+# %% ../../nbs/2_probability/20_likelihoods.ipynb #3c540184
 @dataclass(frozen=True)
 class Poisson:
-    """Poisson counts with exposure, Eq. @eq-poisson; the link is "exponentiate, then mix".
-
-    References
-    ----------
-    Cemgil (2009), Bayesian inference for nonnegative matrix factorisation models; Lee & Seung (2001).
-    """
+    """Poisson counts with exposure, Eq. @eq-poisson; "exponentiate, then mix" (Lee & Seung 2001; Cemgil 2009)."""
 
     name = "poisson"
+    constant = _constant
 
     def block(
-        self, counts: Float[np.ndarray, "B J"], log_factors: Float[np.ndarray, "B L"], loadings: Float[np.ndarray, "J L"]
+        self,
+        counts: Float[np.ndarray, "B J"],
+        log_factors: Float[np.ndarray, "B L"],
+        loadings: Float[np.ndarray, "J L"],
     ) -> tuple[Float[np.ndarray, "B L"], Float[np.ndarray, "J L"], float]:
         """One pass over a block of spots: pseudo-counts, ratio sums for the loadings, data term.
 
         Parameters
         ----------
-        counts
-            B×J, counts of the block, dense.
-        log_factors
-            B×L, means m of q(f).
-        loadings
-            J×L, nonnegative.
+        counts, log_factors, loadings
+            B×J, dense; B×L, means m of q(f); J×L, nonnegative.
 
         Returns
         -------
         tuple
-            Pseudo-counts B×L (Eq. @eq-pseudo-counts), ratio sums J×L (the numerator of the loadings' step) and
-            the sum of y log R, in nats.
+            Pseudo-counts B×L (Eq. @eq-pseudo-counts), ratio sums J×L, and the sum of y log R in nats.
         """
         found = _poisson_pass(counts, log_factors, loadings)
         return found[0].numpy(), found[1].numpy(), float(found[2])
-
-    def constant(self, counts: "scipy.sparse.csr_matrix", size_factors: Float[np.ndarray, "N"]) -> float:  # noqa: F821
-        """The part of the bound that no parameter changes: the sum of y log s − log y!.
-
-        Parameters
-        ----------
-        counts
-            N×J, sparse; only its non-zero entries matter.
-        size_factors
-            N, exposures.
-
-        Returns
-        -------
-        float
-            In nats.
-        """
-        from scipy.special import gammaln, xlogy
-
-        totals = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
-        return float(xlogy(totals, size_factors).sum() - gammaln(counts.data.astype(np.float64) + 1).sum())

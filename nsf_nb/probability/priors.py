@@ -51,24 +51,52 @@ class GaussianProcess:
     amplitude: float = 1.0
 
 # %% ../../nbs/2_probability/24_priors.ipynb #18cc9956
+def _marginals(posterior, basis, residual, factors):
+    """Means (less the trend) and variances of factors that share a length scale, N×G each, Eq. @eq-marginals."""
+    mean, variance = [], []
+    for l in factors:
+        a, scale = posterior.amplitudes[l], tf.constant(posterior.scale[l])
+        mean.append(a * (posterior.mean[l].astype(np.float32) @ basis.numpy()))
+        variance.append(a**2 * (residual + explained_variance(basis, scale)).numpy())
+    return np.stack(mean, axis=1), np.stack(variance, axis=1)
+
+# %% ../../nbs/2_probability/24_priors.ipynb #53c82a57
+def _at(self, coords: Float[np.ndarray, "N D"]) -> tuple[Float[np.ndarray, "N L"], Float[np.ndarray, "N L"]]:
+    """Marginal means and variances of the log factors at any places.
+
+    Parameters
+    ----------
+    coords
+        N×D, scaled.
+
+    Returns
+    -------
+    tuple
+        Means and variances, N×L each, float64 (Eq. @eq-marginals plus the trend).
+    """
+    mean = trend_basis(coords).astype(np.float64) @ self.trend.T.astype(np.float64)
+    variance, kernel, points = np.empty_like(mean), self.prior.kernel, self.inducing_points
+    for length_scale in np.unique(self.length_scales):
+        chol = cholesky(kernel.matrix(points, points, length_scale))[0]
+        found = basis_at(kernel, points, chol, coords, length_scale)
+        g = np.flatnonzero(self.length_scales == length_scale)
+        smooth, variance[:, g] = _marginals(self, *found, g)
+        mean[:, g] += smooth
+    return mean, variance
+
+# %% ../../nbs/2_probability/24_priors.ipynb #f367871d
 @dataclass(frozen=True)
 class SpatialPosterior:
     """Posterior of L spatial factors.
 
     Parameters
     ----------
-    prior
-        The prior it belongs to.
-    inducing_points
-        M×D, scaled.
-    length_scales, amplitudes
-        L each, scaled units and units of the log factor.
-    trend
-        L×(D+1): β.
-    mean
-        L×M: whitened means μ.
-    scale
-        L×M×M, float32: whitened scales C⁻¹, S = C⁻ᵀC⁻¹.
+    prior, inducing_points
+        The prior it belongs to; M×D, scaled.
+    length_scales, amplitudes, trend
+        L, scaled units; L, units of the log factor; L×(D+1): β.
+    mean, scale
+        L×M: whitened means μ; L×M×M, float32: whitened scales C⁻¹, S = C⁻ᵀC⁻¹.
     """
 
     prior: GaussianProcess
@@ -78,28 +106,4 @@ class SpatialPosterior:
     trend: Float[np.ndarray, "L P"]
     mean: Float[np.ndarray, "L M"]
     scale: Float[np.ndarray, "L M M"]
-
-    def at(self, coords: Float[np.ndarray, "N D"]) -> tuple[Float[np.ndarray, "N L"], Float[np.ndarray, "N L"]]:
-        """Marginal means and variances of the log factors at any places.
-
-        Parameters
-        ----------
-        coords
-            N×D, scaled.
-
-        Returns
-        -------
-        tuple
-            Means and variances, N×L each, float64 (Eq. @eq-marginals plus the trend).
-        """
-        mean = trend_basis(coords).astype(np.float64) @ self.trend.T.astype(np.float64)
-        variance = np.empty_like(mean)
-        for length_scale in np.unique(self.length_scales):
-            matrix = self.prior.kernel.matrix(self.inducing_points, self.inducing_points, length_scale)
-            chol = cholesky(matrix)[0]
-            basis, residual = basis_at(self.prior.kernel, self.inducing_points, chol, coords, length_scale)
-            for l in np.flatnonzero(self.length_scales == length_scale):
-                a = self.amplitudes[l]
-                mean[:, l] += a * (self.mean[l].astype(np.float32) @ basis.numpy())
-                variance[:, l] = a**2 * (residual + explained_variance(basis, tf.constant(self.scale[l]))).numpy()
-        return mean, variance
+    at = _at

@@ -78,7 +78,7 @@ class Projection:
     residual: Float[tf.Tensor, "N"]
     jitter: float
 
-
+# %% ../../nbs/2_probability/23_sparse_gp.ipynb #ecb738c4
 def basis_at(
     kernel: Kernel, points: Float[np.ndarray, "M D"], chol: Float[tf.Tensor, "M M"],
     coords: Float[np.ndarray, "N D"], length_scale: float,
@@ -107,7 +107,7 @@ def basis_at(
     residual = tf.maximum(1.0 - tf.reduce_sum(basis**2, axis=0), 0.0)
     return tf.cast(basis, tf.float32), tf.cast(residual, tf.float32)
 
-
+# %% ../../nbs/2_probability/23_sparse_gp.ipynb #00c8a17c
 def project(
     kernel: Kernel, points: Float[np.ndarray, "M D"], coords: Float[np.ndarray, "N D"], length_scale: float
 ) -> Projection:
@@ -154,7 +154,7 @@ def weighted_gram(basis: Float[tf.Tensor, "M N"], precision: Float[tf.Tensor, "N
     """
     return tf.matmul(basis * precision, basis, transpose_b=True)
 
-
+# %% ../../nbs/2_probability/23_sparse_gp.ipynb #81b9631b
 @tf.function(input_signature=[_MATRIX, _SCALAR], autograph=False)
 def posterior_scale(
     gram: Float[tf.Tensor, "M M"], amplitude: Float[tf.Tensor, ""]
@@ -179,7 +179,7 @@ def posterior_scale(
     half_log_det = tf.reduce_sum(tf.math.log(tf.linalg.diag_part(chol)))
     return tf.linalg.triangular_solve(tf.cast(chol, tf.float32), eye), half_log_det
 
-
+# %% ../../nbs/2_probability/23_sparse_gp.ipynb #6c2c8c13
 @tf.function(input_signature=[_MATRIX, _MATRIX], autograph=False)
 def explained_variance(basis: Float[tf.Tensor, "M N"], scale: Float[tf.Tensor, "M M"]) -> Float[tf.Tensor, "N"]:
     """a_nᵀ S a_n: what is still uncertain about a spot within the span of the inducing points, at amplitude one.
