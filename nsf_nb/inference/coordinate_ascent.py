@@ -78,6 +78,99 @@ def negligible_entries(
     return drop.reshape(loadings.shape)
 
 # %% ../../nbs/4_inference/42_coordinate_ascent.ipynb #8e9973bf
+def _point(self):
+    """Everything that a sweep moves."""
+    f = self.factors
+    return self.loadings, f.trend, f.mean.copy(), f.offset.copy(), f.log_factors.copy()
+
+
+def _set_point(self, point):
+    f = self.factors
+    self.loadings, f.trend, f.mean, f.offset, f.log_factors = point
+
+
+def _extrapolate(self, point):
+    """Go on in the direction of the last sweep, Eq. @eq-momentum; loadings move by their logarithms."""
+    last, self._last = self._last, point
+    if last is None:
+        return
+    self._run += 1
+    momentum = np.float32(self._run / (self._run + 3))
+    growth = np.divide(point[0], last[0], out=np.ones_like(point[0]), where=(last[0] > 0) & (point[0] > 0))
+    moved = [new + momentum * (new - old) for new, old in zip(point[1:], last[1:], strict=True)]
+    _set_point(self, (point[0] * np.clip(growth, 0.1, 10) ** momentum, *moved))
+
+# %% ../../nbs/4_inference/42_coordinate_ascent.ipynb #490e6e82
+def _read(self) -> None:
+    """One pass over the counts: pseudo-counts, loading ratios, data term."""
+    likelihood, parts, self.loading_ratio, self.data_term = self.model.likelihood, [], 0.0, 0.0
+    for rows, block in self.data.blocks():
+        c, ratio, term = likelihood.block(block, self.factors.log_factors[rows], self.loadings)
+        parts.append(c)
+        self.loading_ratio = self.loading_ratio + ratio
+        self.data_term += term
+    self.pseudo_counts = np.concatenate(parts)
+
+
+def _elbo(self) -> Elbo:
+    """The bound at the state that was read last, Eq. @eq-elbo."""
+    rate = float(self.factor_totals @ self.loadings.sum(axis=0, dtype=np.float64))
+    return Elbo(self.data_term, rate, self._constant, float(self.factors.kl.sum()), self.data.n_obs)
+
+
+def _price(self):
+    """What each loading is worth, Eq. @eq-price."""
+    blocks = self.data.blocks()
+    curvature = sum(_curvature(y, self.factors.log_factors[rows], self.loadings).numpy() for rows, y in blocks)
+    return self.loadings * (self.loading_ratio - self.factor_totals) + 0.5 * self.loadings**2 * curvature
+
+# %% ../../nbs/4_inference/42_coordinate_ascent.ipynb #fef41fd6
+def _sparsify(self, floor, elbo):
+    """Drop negligible loadings as far as the gain since `floor` pays for them; the bound stays above it."""
+    kept, budget = self.loadings, 0.9 * (elbo.total - floor)
+    for _ in range(3):
+        drop = negligible_entries(_price(self), kept, self.factor_totals, budget)
+        if not drop.any():
+            break
+        self.loadings = np.where(drop, np.float32(0), kept)
+        self.read()
+        after = self.elbo()
+        if after.total >= floor:
+            self._last, self._run = None, 0
+            return after
+        self.loadings, budget = kept, budget / 4
+        self.read()
+    return elbo
+
+
+def _sweep(self, sparsify: bool = False) -> Elbo:
+    """Move everything once; the bound does not fall. `sparsify`: spend gain on exact zeros. Returns the bound after."""
+    floor = self.elbo().total
+    self.loadings = loadings_step(self.loadings, self.loading_ratio, self.factor_totals)
+    self.factors.ascend(self.pseudo_counts, self.exposure)
+    reached = _point(self)
+    self._extrapolate(reached)
+    self.read()
+    found = self.elbo()
+    if not found.total >= floor:
+        _set_point(self, reached)
+        self.restart()
+        found = self.elbo()
+    return _sparsify(self, floor, found) if sparsify else found
+
+
+def _restart(self) -> None:
+    """Read the data again and forget the momentum, after something else than a sweep has moved the factors."""
+    self._last, self._run = None, 0
+    self.read()
+
+
+def _refresh(self) -> None:
+    """Renew the covariances of the factors; the bound does not fall."""
+    if self.factors.refresh(self.exposure):
+        self.restart()
+
+# %% ../../nbs/4_inference/42_coordinate_ascent.ipynb #e1d1925c
 class CoordinateAscent:
     """The engine on one data set: holds loadings and factors, and raises the bound sweep by sweep.
 
@@ -93,13 +186,16 @@ class CoordinateAscent:
         J×L, nonnegative: the start.
     """
 
-    def __init__(self, model: FactorModel, data: SpatialCounts, factors: SpatialFactors, loadings: Float[np.ndarray, "J L"]):
+    def __init__(
+        self, model: FactorModel, data: SpatialCounts, factors: SpatialFactors, loadings: Float[np.ndarray, "J L"]
+    ):
         self.model, self.data, self.factors = model, data, factors
         self.loadings = loadings.astype(np.float32)
         self.size_factors = data.size_factors.astype(np.float32)
         self._constant = model.likelihood.constant(data.counts, data.size_factors)
-        self._last, self._run = None, 0
-        self.read()
+        self.restart()
+
+    read, elbo, sweep, refresh, restart, _extrapolate = _read, _elbo, _sweep, _refresh, _restart, _extrapolate
 
     @property
     def exposure(self) -> Float[np.ndarray, "N L"]:
@@ -111,107 +207,6 @@ class CoordinateAscent:
         """Σ_n s_n e^{m+v/2}, in float64."""
         expected = np.exp(self.factors.log_factors + self.factors.variance / 2)
         return self.size_factors.astype(np.float64) @ expected.astype(np.float64)
-
-    def read(self) -> None:
-        """One pass over the counts, block by block: pseudo-counts, loading ratios, data term."""
-        likelihood, parts, self.loading_ratio, self.data_term = self.model.likelihood, [], 0.0, 0.0
-        for rows, block in self.data.blocks():
-            c, ratio, term = likelihood.block(block, self.factors.log_factors[rows], self.loadings)
-            parts.append(c)
-            self.loading_ratio = self.loading_ratio + ratio
-            self.data_term += term
-        self.pseudo_counts = np.concatenate(parts)
-
-    def elbo(self) -> Elbo:
-        """The bound at the present state, Eq. @eq-elbo.
-
-        Returns
-        -------
-        Elbo
-            Valid after `read`.
-        """
-        rate = float(self.factor_totals @ self.loadings.sum(axis=0, dtype=np.float64))
-        return Elbo(self.data_term, rate, self._constant, float(self.factors.kl.sum()), self.data.n_obs)
-
-    def sweep(self, sparsify: bool = False) -> Elbo:
-        """Move loadings, trends and means once, then drop loadings if wanted; the bound does not fall.
-
-        Parameters
-        ----------
-        sparsify
-            Whether to spend at most half of what was gained on exact zeros. Default False.
-
-        Returns
-        -------
-        Elbo
-            After the sweep.
-        """
-        floor = self.elbo().total
-        self.loadings = loadings_step(self.loadings, self.loading_ratio, self.factor_totals)
-        self.factors.ascend(self.pseudo_counts, self.exposure)
-        reached = self._point()
-        self._extrapolate(reached)
-        self.read()
-        found = self.elbo()
-        if not found.total >= floor:
-            self._last, self._run = None, 0
-            self._set_point(reached)
-            self.read()
-            found = self.elbo()
-        return self._sparsify(floor, found) if sparsify else found
-
-    def _point(self):
-        """Everything that a sweep moves."""
-        f = self.factors
-        return self.loadings, f.trend, f.mean.copy(), f.offset.copy(), f.log_factors.copy()
-
-    def _set_point(self, point):
-        f = self.factors
-        self.loadings, f.trend, f.mean, f.offset, f.log_factors = point
-
-    def _extrapolate(self, point):
-        """Go on in the direction of the last two sweeps, Eq. @eq-momentum."""
-        last, self._last = self._last, point
-        if last is not None:
-            self._run += 1
-            momentum = np.float32(self._run / (self._run + 3))
-            growth = np.divide(point[0], last[0], out=np.ones_like(point[0]), where=(last[0] > 0) & (point[0] > 0))
-            moved = [new + momentum * (new - old) for new, old in zip(point[1:], last[1:], strict=True)]
-            self._set_point((point[0] * np.clip(growth, 0.1, 10) ** momentum, *moved))
-
-    def _price(self):
-        """What each loading is worth, J×L, nats."""
-        blocks = self.data.blocks()
-        curvature = sum(_curvature(y, self.factors.log_factors[rows], self.loadings).numpy() for rows, y in blocks)
-        return self.loadings * (self.loading_ratio - self.factor_totals) + 0.5 * self.loadings**2 * curvature
-
-    def _sparsify(self, floor, elbo):
-        """Drop negligible loadings as far as the gain pays for them; the bound stays above `floor`."""
-        kept, budget = self.loadings, 0.9 * (elbo.total - floor)
-        for _ in range(3):
-            drop = negligible_entries(self._price(), kept, self.factor_totals, budget)
-            if not drop.any():
-                return elbo
-            self.loadings = np.where(drop, np.float32(0), kept)
-            self.read()
-            after = self.elbo()
-            if after.total >= floor:
-                self._last, self._run = None, 0
-                return after
-            self.loadings, budget = kept, budget / 4
-            self.read()
-        return elbo
-
-    def refresh(self) -> None:
-        """Renew the covariances of the factors; the bound does not fall."""
-        if self.factors.refresh(self.exposure):
-            self._last, self._run = None, 0
-        self.read()
-
-    def restart(self) -> None:
-        """Read the data again and forget the momentum, after something else than a sweep has moved the factors."""
-        self._last, self._run = None, 0
-        self.read()
 
     def state(self) -> FactorState:
         """What has been found, as plain arrays.
