@@ -36,9 +36,12 @@ class Start:
     loadings: Float[np.ndarray, "J L"]
     log_factors: Float[np.ndarray, "N L"]
 
-
+# %% ../../nbs/4_inference/40_initialise.ipynb #56e6cb44
 def shrink(
-    mixture: Float[np.ndarray, "N L"], topics: Float[np.ndarray, "J L"], feature_share: Float[np.ndarray, "J"], name: str
+    mixture: Float[np.ndarray, "N L"],
+    topics: Float[np.ndarray, "J L"],
+    feature_share: Float[np.ndarray, "J"],
+    name: str,
 ) -> Start:
     """A start from an NMF, Eq. @eq-shrink.
 
@@ -78,14 +81,10 @@ def starts(
 
     Parameters
     ----------
-    data
-        Counts.
-    n_factors
-        L.
-    n_starts
-        How many, at least 1.
-    rng
-        For the random ones.
+    data, n_factors
+        Counts; L.
+    n_starts, rng
+        How many, at least 1; for the random ones.
     max_iter
         Of each NMF. Default 100.
 
