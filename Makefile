@@ -1,4 +1,5 @@
 # make demo    a fit of simulated data, and where its report is
+# make bench   time, memory and quality of fits: benchmarks/engine.py, data from NSF_NB_DATA if it is set
 # make test    everything: chapters, sync, form, layers, tests/
 # Both make .venv on first use and again when settings.ini, setup.py or constraints.txt change.
 PYTHON ?= python3
@@ -7,14 +8,17 @@ BIN := $(CURDIR)/$(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip
 
-.PHONY: demo test environment export chapter clean-notebooks readme lint
+.PHONY: demo test bench environment export chapter clean-notebooks readme lint
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
-	MPLBACKEND=Agg TF_CPP_MIN_LOG_LEVEL=2 $(BIN)/nsf demo
+	MPLBACKEND=Agg TF_CPP_MIN_LOG_LEVEL=2 $(BIN)/nsf demo --force
 
 test: $(STAMP)
 	MPLBACKEND=Agg TF_CPP_MIN_LOG_LEVEL=2 $(BIN)/python -m pytest
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/engine.py $(CASES)
 
 environment: $(STAMP)
 

@@ -1,0 +1,241 @@
+"""The command `nsf`: light help, a fit in a process of its own, one line and exit code 2 for what is not usable."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from typer.testing import CliRunner
+
+from nsf_nb import __version__
+from nsf_nb.cli import app
+from nsf_nb.data.files import read_h5ad, write_h5ad
+from nsf_nb.data.simulate import simulate
+
+MAIN = "from nsf_nb.cli import main; main()"
+FAST = ["--n-starts", "1", "--max-iter", "5", "--n-inducing", "30"]
+
+
+def changed(adata, change):
+    """A copy of an AnnData, changed in place."""
+    copy = adata.copy()
+    change(copy)
+    return copy
+
+
+def set_count(value):
+    """Write a value into the first entry of the counts, wherever they are read from."""
+    def change(adata):
+        for matrix in (adata.X, adata.layers["counts"]):
+            matrix[0, 0] = value
+    return change
+
+
+def set_coords(rows, column, value):
+    """Write a value into coordinates."""
+    def change(adata):
+        adata.obsm["spatial"][rows, column] = value
+    return change
+
+
+def empty_spot(adata):
+    """Let the last spot have no counts."""
+    for matrix in (adata.X, adata.layers["counts"]):
+        matrix[-1] = 0
+
+
+BAD_DATA = {
+    "negative": set_count(-1), "fractional": set_count(0.5), "nan": set_count(np.nan),
+    "nan_coords": set_coords(7, 0, np.nan), "constant_coords": set_coords(slice(None), 1, 2.0),
+    "empty_spot": empty_spot,
+}
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory):
+    """A folder with one good file and many that are not."""
+    folder = tmp_path_factory.mktemp("library")
+    good = simulate("quilt", n_side=12, n_features=20)
+    write_h5ad(good, folder / "good.h5ad")
+    for name, change in BAD_DATA.items():
+        write_h5ad(changed(good, change), folder / f"{name}.h5ad")
+    content = (folder / "good.h5ad").read_bytes()
+    (folder / "truncated.h5ad").write_bytes(content[: len(content) // 2])
+    (folder / "text.h5ad").write_text("spot,gene\n", encoding="utf-8")
+    (folder / "zero_bytes.h5ad").touch()
+    good[:0].copy().write_h5ad(folder / "no_spots.h5ad")
+    import h5py
+
+    with h5py.File(folder / "other.h5ad", "w") as file:
+        file["x"] = 1
+    return folder
+
+
+@pytest.fixture
+def here(library, tmp_path, monkeypatch):
+    """A folder with links to the files; the work of a fit is forbidden."""
+    import nsf_nb.inference.fit
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("the fit has begun")
+
+    monkeypatch.setattr(nsf_nb.inference.fit, "_Diary", refuse)
+    monkeypatch.chdir(tmp_path)
+    for path in library.iterdir():
+        os.link(path, tmp_path / path.name)
+    (tmp_path / "mine.html").write_text("mine", encoding="utf-8")
+    return tmp_path
+
+
+def contents(folder):
+    """Path and digest of everything in a folder."""
+    files = sorted(path for path in folder.rglob("*"))
+    return {str(p.relative_to(folder)): hashlib.md5(p.read_bytes()).hexdigest() if p.is_file() else "" for p in files}
+
+
+FIT = "fit good.h5ad -L 3 -o out.h5ad"
+REFUSED = {
+    "missing file": ("fit absent.h5ad -L 3 -o out.h5ad", "'absent.h5ad'", "found nothing", "Check the path"),
+    "folder": ("fit . -L 3 -o out.h5ad", "an h5ad file", "a folder"),
+    "text": ("fit text.h5ad -L 3 -o out.h5ad", "'text.h5ad'", "another format", "write_h5ad"),
+    "zero bytes": ("fit zero_bytes.h5ad -L 3 -o out.h5ad", "an empty file"),
+    "truncated": ("fit truncated.h5ad -L 3 -o out.h5ad", "'truncated.h5ad'", "cannot be read"),
+    "other HDF5": ("fit other.h5ad -L 3 -o out.h5ad", "without the tables obs and var"),
+    "no spots": ("fit no_spots.h5ad -L 3 -o out.h5ad", "0 spots"),
+    "negative": ("fit negative.h5ad -L 3 -o out.h5ad", "layers['counts']", "1 negative value", "-1.0 at row 0"),
+    "fractional": ("fit fractional.h5ad -L 3 -o out.h5ad", "layers['counts']", "fractional", "raw counts"),
+    "fractional X": ("fit fractional.h5ad -L 3 -o out.h5ad --layer X", "adata.X", "fractional"),
+    "nan": ("fit nan.h5ad -L 3 -o out.h5ad", "layers['counts']", "missing or infinite"),
+    "nan coords": ("fit nan_coords.h5ad -L 3 -o out.h5ad", "obsm['spatial']", "row 7"),
+    "constant coords": ("fit constant_coords.h5ad -L 3 -o out.h5ad", "obsm['spatial']", "1"),
+    "zero size factor": ("fit empty_spot.h5ad -L 3 -o out.h5ad --size-factors scanpy", "size_factors", "counts"),
+    "layer": (f"{FIT} --layer raw", "layer 'raw'", "found 'counts'"),
+    "spatial key": (f"{FIT} --spatial-key where", "obsm['where']", "'spatial'"),
+    "size factors": (f"{FIT} --size-factors depth", "size_factors", "'depth'"),
+    "L zero": ("fit good.h5ad -L 0 -o out.h5ad", "--n-factors", "found 0", "larger"),
+    "L text": ("fit good.h5ad -L ten -o out.h5ad", "integer", "--n-factors", "--help"),
+    "L too large": ("fit good.h5ad -L 5000 -o out.h5ad", "n_factors", "5000", "smaller"),
+    "no L": ("fit good.h5ad -o out.h5ad", "--n-factors"),
+    "M zero": (f"{FIT} -M 0", "--n-inducing", "found 0"),
+    "M text": (f"{FIT} -M many", "--n-inducing", "'many'", "auto"),
+    "starts": (f"{FIT} --n-starts 0", "--n-starts", "found 0"),
+    "sweeps": (f"{FIT} --max-iter -5", "--max-iter", "found -5"),
+    "fraction": (f"{FIT} --val-fraction 1.5", "--val-fraction", "found 1.5"),
+    "fraction nan": (f"{FIT} --val-fraction nan", "--val-fraction", "found nan"),
+    "fraction tiny": (f"{FIT} --val-fraction 0.0001", "1 to hold out", "0 of 144"),
+    "seed": (f"{FIT} --seed -1", "--seed", "found -1"),
+    "kernel": (f"{FIT} --kernel matern23", "--kernel", "'matern23'", "'matern32'"),
+    "key": (f"{FIT} --key-added a/b", "key_added", "'a/b'"),
+    "no output": ("fit good.h5ad -L 3", "--output"),
+    "output exists": ("fit good.h5ad -L 3 -o text.h5ad", "'text.h5ad'", "--force"),
+    "output is input": ("fit good.h5ad -L 3 -o good.h5ad", "'good.h5ad'", "--force"),
+    "report exists": (f"{FIT} --report mine.html", "'mine.html'", "--force"),
+    "one path for both": (f"{FIT} --report out.h5ad --force", "--report", "out.h5ad"),
+    "output folder": ("fit good.h5ad -L 3 -o absent/out.h5ad", "'absent'", "create it"),
+    "output below a file": ("fit good.h5ad -L 3 -o text.h5ad/out.h5ad", "'text.h5ad'"),
+    "output is a folder": ("fit good.h5ad -L 3 -o . --force", "the folder '.'"),
+    "option": (f"{FIT} --factor 3", "--factor", "--help"),
+    "command": ("fti good.h5ad", "'fti'", "--help"),
+    "simulate pattern": ("simulate quild -o new.h5ad", "'quild'", "did you mean 'quilt'"),
+    "simulate side": ("simulate quilt -o new.h5ad --n-side 13", "n_side", "24"),
+    "simulate exists": ("simulate quilt -o good.h5ad", "'good.h5ad'", "--force"),
+    "simulate folder": ("simulate quilt -o absent/new.h5ad", "'absent'"),
+    "score missing": ("score absent.h5ad", "'absent.h5ad'"),
+    "score without fit": ("score good.h5ad", "uns['nsf']", "nsf fit"),
+    "score negative": ("score negative.h5ad --key-added mine", "uns['mine']"),
+    "demo exists": ("demo --out .", "report.html", "--force"),
+    "demo on a file": ("demo --out text.h5ad", "'text.h5ad'"),
+    "demo nowhere": ("demo --out absent/demo", "'absent'"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused(name, here):
+    line, *parts = REFUSED[name]
+    if name == "demo exists":
+        (here / "report.html").write_text("mine", encoding="utf-8")
+    before = contents(here)
+    done = CliRunner().invoke(app, line.split(), prog_name="nsf")
+    assert done.exit_code == 2, (done.output, done.exception)
+    assert contents(here) == before
+    assert done.stdout == "" and done.stderr.count("\n") == 1 and done.stderr.startswith("nsf: ")
+    missing = [part for part in parts if part.lower() not in done.stderr.lower()]
+    assert not missing, (missing, done.stderr)
+
+
+@pytest.mark.skipif(hasattr(os, "geteuid") and os.geteuid() == 0, reason="root may write everywhere")
+def test_refused_without_permission(here):
+    (here / "shut").mkdir(mode=0o500)
+    done = CliRunner().invoke(app, ["fit", "good.h5ad", "-L", "3", "-o", "shut/out.h5ad"], prog_name="nsf")
+    assert done.exit_code == 2 and "write permission" in done.stderr
+
+
+def test_a_bug_keeps_its_traceback(here):
+    done = CliRunner().invoke(app, FIT.split(), prog_name="nsf")
+    assert isinstance(done.exception, AssertionError) and str(done.exception) == "the fit has begun"
+    assert not (here / "out.h5ad").exists()
+
+
+def run_nsf(*args, cwd):
+    """Run the command in a process of its own."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", MAIN, *map(str, args)]
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
+
+
+def test_fit_and_score_in_a_process(library, tmp_path):
+    data = library / "good.h5ad"
+    before = data.read_bytes()
+    args = ["fit", data, "-L", "3", "-o", "out.h5ad", "--report", "out.html", *FAST]
+    done = run_nsf(*args, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.h5ad", "out.html"]
+    assert data.read_bytes() == before
+    source, out = read_h5ad(data), read_h5ad(tmp_path / "out.h5ad")
+    assert (out.obs_names == source.obs_names).all() and (out.var_names == source.var_names).all()
+    assert (np.asarray(out.X) == np.asarray(source.X)).all()
+    assert out.obsm["X_nsf"].shape == (144, 3) and np.isfinite(out.obsm["X_nsf"]).all()
+    assert out.varm["nsf"].shape == (20, 3) and out.obs["nsf_held_out"].sum() == 7
+    assert all(word in done.stdout for word in ("nearest spots", "gene mean", "out.h5ad", "out.html"))
+
+    scored = run_nsf("score", "out.h5ad", "--json", cwd=tmp_path)
+    assert scored.returncode == 0, scored.stderr
+    scores = json.loads(scored.stdout)
+    assert list(scores) == ["NSF", "nearest spots", "gene mean"]
+    assert all(f"{row['deviance']:.4f}" in done.stdout for row in scores.values())
+
+    again = run_nsf(*args, cwd=tmp_path)
+    assert again.returncode == 2 and again.stderr.count("\n") == 1 and "--force" in again.stderr
+    first = (tmp_path / "out.h5ad").stat().st_mtime_ns
+    forced = run_nsf(*args, "--force", "--quiet", cwd=tmp_path)
+    assert forced.returncode == 0 and forced.stdout == "" and (tmp_path / "out.h5ad").stat().st_mtime_ns > first
+
+
+def test_interrupted(library, tmp_path):
+    args = ["fit", library / "good.h5ad", "-L", "3", "-o", "out.h5ad", "--n-starts", "1000000"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", f"import tensorflow\nprint('ready', flush=True)\n{MAIN}", *map(str, args)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, cwd=tmp_path, env=env, **pipes)
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(4)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert errors.rstrip().splitlines()[-1] == "nsf: interrupted." and "Traceback" not in errors
+    assert not list(tmp_path.iterdir())
+
+
+def test_version_and_help():
+    done = CliRunner().invoke(app, ["--version"], prog_name="nsf")
+    assert done.exit_code == 0 and done.output == f"nsf {__version__}\n"
+    for command in ("demo", "fit", "score", "simulate"):
+        done = CliRunner().invoke(app, [command, "--help"], prog_name="nsf")
+        assert done.exit_code == 0 and f"Usage: nsf {command}" in done.output
