@@ -27,7 +27,8 @@ def _backtrack(change, linear, quadratic, pseudo_counts, rate):
 
     def gain(t):
         terms = pseudo_counts * (t * change) - rate * tf.math.expm1(t * change)
-        return tf.reduce_sum(tf.cast(terms, tf.float64), axis=0) - tf.cast(t * linear + 0.5 * t * t * quadratic, tf.float64)
+        price = tf.cast(t * linear + 0.5 * t * t * quadratic, tf.float64)
+        return tf.reduce_sum(tf.cast(terms, tf.float64), axis=0) - price
 
     def halve(i, t):
         return i + 1, tf.where(gain(t) >= 0.0, t, 0.5 * t)
@@ -119,6 +120,11 @@ class Projections:
         kept = {float(value) for value in length_scales}
         self._made = {key: value for key, value in self._made.items() if key in kept}
 
+# %% ../../nbs/4_inference/41_factor_updates.ipynb #21c73a7e
+def _projection(self, factor: int) -> Projection:
+    """Projection at the length scale of a factor, shared by all factors that have it."""
+    return self.projections[self.length_scales[factor]]
+
 # %% ../../nbs/4_inference/41_factor_updates.ipynb #39262cd7
 def _set_covariance(self, factor: int, sites: Float[np.ndarray, "N"]) -> None:
     """Covariance, marginal variances and divergence that belong to given sites, Eq. @eq-spot-variance."""
@@ -142,9 +148,10 @@ _COLUMNS = ("mean", "offset", "log_factors", "variance", "sites")
 
 
 def _change_kernel(self, factor: int, length_scale: float, amplitude: float, sites: "Sites") -> bool:  # noqa: F821
-    """Move a factor to another kernel by regression on its sites; False, and nothing changed, if the bound would fall."""
+    """Move a factor to another kernel by regression on its sites; False, and all as before, if the bound would fall."""
     kept = {name: getattr(self, name)[:, factor].copy() for name in _COLUMNS}
-    old = [getattr(self, name)[factor] for name in ("length_scales", "amplitudes", "scale", "covariance", "kl_covariance")]
+    own = "length_scales", "amplitudes", "scale", "covariance", "kl_covariance"
+    old = [getattr(self, name)[factor] for name in own]
 
     def value():
         expected = np.exp(self.log_factors[:, factor].astype(np.float64) + self.variance[:, factor] / 2)
@@ -232,7 +239,9 @@ def _moments(self) -> tuple[Float[np.ndarray, "N L"], Float[np.ndarray, "N L"]]:
 class _State:
     """Arrays of a group of spatial factors; L factors, N spots, M inducing points, P = D + 1."""
 
-    def __init__(self, prior, points, coords, n_factors):
+    def __init__(
+        self, prior: GaussianProcess, points: Float[np.ndarray, "M D"], coords: Float[np.ndarray, "N D"], n_factors: int
+    ):
         self.prior, self.projections = prior, Projections(prior.kernel, points, coords)
         self.trend_basis = trend_basis(coords)  # N×P
         n, m, p = len(coords), len(points), self.trend_basis.shape[1]
@@ -265,28 +274,8 @@ class SpatialFactors(_State):
         L.
     """
 
-    def __init__(
-        self, prior: GaussianProcess, points: Float[np.ndarray, "M D"], coords: Float[np.ndarray, "N D"], n_factors: int
-    ):
-        super().__init__(prior, points, coords, n_factors)
-
     regress, change_kernel, refresh, ascend = _regress, _change_kernel, _refresh, _ascend
-    recompute, posterior, moments = _recompute, _posterior, _moments
-
-    def projection(self, factor: int) -> Projection:
-        """Projection at the length scale of a factor, shared by all factors that have it.
-
-        Parameters
-        ----------
-        factor
-            Its number.
-
-        Returns
-        -------
-        Projection
-            Of the spots.
-        """
-        return self.projections[self.length_scales[factor]]
+    recompute, posterior, moments, projection = _recompute, _posterior, _moments, _projection
 
     @property
     def spread(self) -> Float[np.ndarray, "N L"]:
