@@ -298,8 +298,8 @@ def _demo(
         check_writable(out)
     from nsf_nb.data.simulate import simulate
 
-    adata = simulate("quilt", seed=1)
-    typer.echo(f"data     simulated quilt, {adata.n_obs:,} spots × {adata.n_vars} genes, 5 % held out")
+    adata = simulate("ggblocks", seed=1)
+    typer.echo(f"data     simulated ggblocks, {adata.n_obs:,} spots × {adata.n_vars} genes, 5 % held out")
     params = _settings_of_fit(4, "matern32", "auto", 4, 300, 0)
     model, scores = _run(adata, params, {"layer": "counts"})
     out.mkdir(exist_ok=True)
