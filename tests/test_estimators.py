@@ -190,6 +190,26 @@ def test_attributes(adata, model):
     assert repr(model).startswith("NSF(") and "n_factors=3" in repr(model)
 
 
+def test_factors_are_put_in_order_everywhere(adata, model):
+    import dataclasses
+
+    from nsf_nb.estimators import in_order
+
+    found, mixed = model.result_, [2, 0, 1]
+    p = found.state.posterior
+    parts = {name: getattr(p, name)[mixed] for name in ("length_scales", "amplitudes", "trend", "mean", "scale")}
+    state = dataclasses.replace(
+        found.state, loadings=found.state.loadings[:, mixed], posterior=dataclasses.replace(p, **parts)
+    )
+    shuffled = dataclasses.replace(
+        found, state=state, factors=found.factors[:, mixed], factors_std=found.factors_std[:, mixed]
+    )
+    again = in_order(shuffled, np.ones(adata.n_obs))
+    assert np.array_equal(again.factors, found.factors) and np.array_equal(again.factors_std, found.factors_std)
+    assert np.array_equal(again.state.loadings, found.state.loadings)
+    assert all(np.array_equal(getattr(again.state.posterior, name), getattr(p, name)) for name in parts)
+
+
 def test_units_of_the_coordinates_do_not_matter(adata, model):
     other = adata.copy()
     other.obsm["spatial"] = 1000 * adata.obsm["spatial"] + 5e4
