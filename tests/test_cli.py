@@ -217,6 +217,20 @@ def test_fit_and_score_in_a_process(library, tmp_path):
     assert forced.returncode == 0 and forced.stdout == "" and (tmp_path / "out.h5ad").stat().st_mtime_ns > first
 
 
+def test_demo(tmp_path):
+    done = run_nsf("demo", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in (tmp_path / "nsf-demo").iterdir()) == ["report.html", "results.h5ad"]
+    assert "nearest spots" in done.stdout and done.stdout.splitlines()[-1] == "report   nsf-demo/report.html"
+    again = run_nsf("demo", cwd=tmp_path)
+    assert again.returncode == 2 and again.stderr.count("\n") == 1 and "--force" in again.stderr
+
+
+def test_score_needs_no_tensorflow(tmp_path, run_tool):
+    code = "import sys, nsf_nb.cli, nsf_nb.held_out; print('tensorflow' in sys.modules)"
+    assert run_tool(["python", "-c", code]).stdout.strip() == "False"
+
+
 def test_interrupted(library, tmp_path):
     args = ["fit", library / "good.h5ad", "-L", "3", "-o", "out.h5ad", "--n-starts", "1000000"]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
