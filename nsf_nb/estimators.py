@@ -91,7 +91,8 @@ def in_order(found: FitResult, size_factors: np.ndarray) -> FitResult:
     per_factor = ("length_scales", "amplitudes", "trend", "mean", "scale")
     posterior = found.state.posterior
     posterior = dataclasses.replace(posterior, **{name: getattr(posterior, name)[order] for name in per_factor})
-    state = dataclasses.replace(found.state, loadings=found.state.loadings[:, order], posterior=posterior)
+    parts = {"loadings": found.state.loadings[:, order], "posterior": posterior, "ceiling": found.state.ceiling[order]}
+    state = dataclasses.replace(found.state, **parts)
     ordered = {"state": state, "factors": found.factors[:, order], "factors_std": found.factors_std[:, order]}
     return dataclasses.replace(found, **ordered)
 

@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from ..data.counts import SpatialCounts
 from .factor_updates import SpatialFactors
-from ..models.factor_model import Elbo, FactorModel, FactorState
+from ..models.factor_model import HEADROOM, Elbo, FactorModel, FactorState
 
 # %% ../../nbs/4_inference/42_coordinate_ascent.ipynb #f0600cae
 def loadings_step(
@@ -216,4 +216,5 @@ class CoordinateAscent:
         FactorState
             Loadings and posterior.
         """
-        return FactorState(self.loadings.astype(np.float64), self.factors.posterior())
+        ceiling = HEADROOM * self.factors.moments()[0].max(axis=0)
+        return FactorState(self.loadings.astype(np.float64), self.factors.posterior(), ceiling)

@@ -115,14 +115,15 @@ class _Diary:
         self.bar.update()
         if not np.isfinite(elbo.total):
             found = f"{elbo.total} after sweep {sweep} of start {start!r}"
-            raise DivergenceError(explain("a finite bound", found, "check the counts and size factors for extreme values"))
+            do = "check the counts and size factors for extreme values"
+            raise DivergenceError(explain("a finite bound", found, do))
 
     def close(self):
         self.seconds["total"] = time.perf_counter() - self.began
         self.bar.close()
 
 # %% ../../nbs/4_inference/46_fit.ipynb #ff6aaa19
-COARSE_POINTS, COARSE_SWEEPS, COARSE_REFRESH = 300, 60, (0, 5, 15, 30, 45)
+COARSE_POINTS, COARSE_SWEEPS, COARSE_REFRESH = 300, 40, (0, 5, 15, 30)
 _COARSE_LENGTH, _COARSE_AMPLITUDE, _NMF_PRECISION = 1.0, 1.5, 2.0
 
 
@@ -151,7 +152,7 @@ def begin(model: FactorModel, data: SpatialCounts, points: np.ndarray, start: St
         factors.regress(l, residual[:, l], np.full(data.n_obs, _NMF_PRECISION))
     return CoordinateAscent(model, data, factors, start.loadings)
 
-
+# %% ../../nbs/4_inference/46_fit.ipynb #2e3f12b5
 def best_start(model: FactorModel, data: SpatialCounts, how: FitSettings, rng, diary: _Diary) -> CoordinateAscent:
     """The engine whose coarse bound is the highest.
 
@@ -210,7 +211,7 @@ def refine(model: FactorModel, data: SpatialCounts, points: np.ndarray, coarse: 
     return CoordinateAscent(model, data, factors, coarse.loadings)
 
 # %% ../../nbs/4_inference/46_fit.ipynb #ed7ff8d5
-REFRESH_EVERY, LEARN_AT, SPARSIFY_UNTIL = 15, (15, 30, 45, 60), 40
+REFRESH_EVERY, LEARN_AT, SPARSIFY_UNTIL = 15, (15, 30, 45), 40
 
 
 def climb(engine: CoordinateAscent, how: FitSettings, diary: _Diary) -> bool:
