@@ -390,7 +390,9 @@ def test_tl_fits_what_is_not_fitted(adata, model):
     fresh = nsf()
     found = tl.fit(adata, fresh, layer="counts", copy=True)
     assert same(fresh, model) and "X_nsf" in found.obsm and "X_nsf" not in adata.obsm
-    assert tl.fit(found, fresh, key_added="b") is None and {"X_b", "X_b_std", "X_nsf"} <= set(found.obsm)
+    state = fresh.state_
+    assert tl.fit(found, fresh, key_added="b") is None and fresh.state_ is state  # written, not fitted again
+    assert {"X_b", "X_b_std", "X_nsf"} <= set(found.obsm)
 
 
 # What is refused
