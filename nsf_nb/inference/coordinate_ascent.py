@@ -48,7 +48,10 @@ def _curvature(counts, log_factors, loadings):
 
 
 def negligible_entries(
-    price: Float[np.ndarray, "J L"], loadings: Float[np.ndarray, "J L"], factor_totals: Float[np.ndarray, "L"], budget: float
+    price: Float[np.ndarray, "J L"],
+    loadings: Float[np.ndarray, "J L"],
+    factor_totals: Float[np.ndarray, "L"],
+    budget: float,
 ) -> np.ndarray:
     """Which loadings to set to zero: below one per cent of their gene's expected counts, the cheapest first.
 
@@ -142,7 +145,7 @@ def _sparsify(self, floor, elbo):
         self.read()
     return elbo
 
-
+# %% ../../nbs/4_inference/42_coordinate_ascent.ipynb #1897afe0
 def _sweep(self, sparsify: bool = False) -> Elbo:
     """Move everything once; the bound does not fall. `sparsify`: spend gain on exact zeros. Returns the bound after."""
     floor = self.elbo().total
@@ -158,7 +161,7 @@ def _sweep(self, sparsify: bool = False) -> Elbo:
         found = self.elbo()
     return _sparsify(self, floor, found) if sparsify else found
 
-
+# %% ../../nbs/4_inference/42_coordinate_ascent.ipynb #4ffc4b3f
 def _restart(self) -> None:
     """Read the data again and forget the momentum, after something else than a sweep has moved the factors."""
     self._last, self._run = None, 0

@@ -8,6 +8,7 @@ __all__ = ['COARSE_POINTS', 'COARSE_SWEEPS', 'COARSE_REFRESH', 'REFRESH_EVERY', 
 
 # %% ../../nbs/4_inference/46_fit.ipynb #b8b1ad55
 import time
+import warnings
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -95,7 +96,9 @@ class _Diary:
     """History, timings and progress of a run."""
 
     def __init__(self, total: int):
-        from tqdm.auto import tqdm
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a notebook without widgets gets a bar of text
+            from tqdm.auto import tqdm
 
         hidden = None if settings.progress is None else not settings.progress
         self.bar = tqdm(total=total, desc="nsf", unit="sweep", leave=False, disable=hidden)

@@ -185,7 +185,38 @@ def allowed(difference: Float[np.ndarray, "N"]) -> bool:
     """
     return bool(difference.sum() <= difference.std() * np.sqrt(len(difference)))
 
+# %% ../../nbs/4_inference/43_kernel_learning.ipynb #e44c95f5
+def _within(kernel):
+    (shortest, longest), (smallest, largest) = LENGTH_SCALES, AMPLITUDES
+    return shortest <= kernel[0] <= longest and smallest <= kernel[1] <= largest
 
+
+def _propose(self, factor: int, sites: Sites) -> tuple[int, int] | None:
+    """The best allowed step of one factor on the grid, or None if it should stay."""
+    candidates, here = Candidates(self.factors, sites), self.kernel(self.steps[factor])
+    moves = [move for move in MOVES if not (self.last[factor] == np.negative(move)).all()]
+    targets = [tuple(self.steps[factor] + move) for move in moves]
+    base = candidates.evidence(*here)
+    scored = sorted(((candidates.evidence(*self.kernel(t)), t) for t in targets if _within(self.kernel(t))), reverse=True)
+    better = [t for evidence, t in scored if evidence >= base + 1.0]
+    left_out = candidates.left_out(*here) if better else None
+    return next((t for t in better if allowed(candidates.left_out(*self.kernel(t)) - left_out)), None)
+
+
+def _learn(self, pseudo_counts: Float[np.ndarray, "N L"], exposure: Float[np.ndarray, "N L"]) -> int:
+    """Give every factor that has not settled the chance of one step; returns how many have moved."""
+    moved = 0
+    for l in np.flatnonzero(~self.settled):
+        sites = sites_of(self.factors, l, pseudo_counts, exposure)
+        target = self.propose(l, sites)
+        self.settled[l] = target is None or not self.factors.change_kernel(l, *self.kernel(target), sites)
+        if not self.settled[l]:
+            self.last[l], self.steps[l] = target - self.steps[l], target
+            moved += 1
+    self.factors.projections.keep(self.factors.length_scales)
+    return moved
+
+# %% ../../nbs/4_inference/43_kernel_learning.ipynb #ee431853
 class KernelLearner:
     """Moves the kernels of a group of factors.
 
@@ -199,6 +230,8 @@ class KernelLearner:
         self.factors = factors
         self.steps, self.last = np.zeros((2, len(factors.amplitudes), 2), dtype=int)
         self.settled = np.zeros(len(factors.amplitudes), dtype=bool)
+
+    propose, learn = _propose, _learn
 
     def kernel(self, steps: tuple[int, int]) -> tuple[float, float]:
         """Length scale and amplitude so many steps from the prior's.
@@ -215,56 +248,3 @@ class KernelLearner:
         """
         prior = self.factors.prior
         return prior.length_scale * RATIO ** int(steps[0]), prior.amplitude * RATIO ** int(steps[1])
-
-    def propose(self, factor: int, sites: Sites) -> tuple[int, int] | None:
-        """The best allowed step of one factor.
-
-        Parameters
-        ----------
-        factor
-            Its number.
-        sites
-            Of the factor.
-
-        Returns
-        -------
-        tuple or None
-            Grid position, or None if the factor should stay.
-        """
-        candidates, here = Candidates(self.factors, sites), self.kernel(self.steps[factor])
-        targets = [tuple(self.steps[factor] + move) for move in MOVES if not (self.last[factor] == np.negative(move)).all()]
-        targets = [t for t in targets if _within(self.kernel(t))]
-        base = candidates.evidence(*here)
-        scored = sorted(((candidates.evidence(*self.kernel(t)), t) for t in targets), reverse=True)
-        better = [t for evidence, t in scored if evidence >= base + 1.0]
-        left_out = candidates.left_out(*here) if better else None
-        return next((t for t in better if allowed(candidates.left_out(*self.kernel(t)) - left_out)), None)
-
-    def learn(self, pseudo_counts: Float[np.ndarray, "N L"], exposure: Float[np.ndarray, "N L"]) -> int:
-        """Give every factor that has not settled the chance of one step.
-
-        Parameters
-        ----------
-        pseudo_counts, exposure
-            N×L: c and s_n W_l.
-
-        Returns
-        -------
-        int
-            How many have moved.
-        """
-        moved = 0
-        for l in np.flatnonzero(~self.settled):
-            sites = sites_of(self.factors, l, pseudo_counts, exposure)
-            target = self.propose(l, sites)
-            self.settled[l] = target is None or not self.factors.change_kernel(l, *self.kernel(target), sites)
-            if not self.settled[l]:
-                self.last[l], self.steps[l] = target - self.steps[l], target
-                moved += 1
-        self.factors.projections.keep(self.factors.length_scales)
-        return moved
-
-
-def _within(kernel):
-    (shortest, longest), (smallest, largest) = LENGTH_SCALES, AMPLITUDES
-    return shortest <= kernel[0] <= longest and smallest <= kernel[1] <= largest
