@@ -72,7 +72,8 @@ def negligible_entries(
         J×L, True where an entry is to go.
     """
     counts = loadings * factor_totals
-    small = (loadings > 0) & (counts < NEGLIGIBLE * counts.sum(axis=1, keepdims=True))
+    largest = counts.max(axis=1, keepdims=True)  # stays, however many factors share the gene
+    small = (loadings > 0) & (counts < NEGLIGIBLE * counts.sum(axis=1, keepdims=True)) & (counts < largest)
     cost = np.where(small, np.maximum(price, 0.0), np.inf).ravel()
     order = np.argsort(cost, kind="stable")
     chosen = order[np.cumsum(cost[order]) <= budget]
@@ -162,6 +163,14 @@ def _sweep(self, sparsify: bool = False) -> Elbo:
     return _sparsify(self, floor, found) if sparsify else found
 
 # %% ../../nbs/4_inference/42_coordinate_ascent.ipynb #4ffc4b3f
+def _drop_negligible(self) -> None:
+    """Set all negligible loadings to zero, whatever it costs: between two runs, where the bound begins anew."""
+    none, unlimited = np.zeros_like(self.loadings), np.finfo(float).max
+    drop = negligible_entries(none, self.loadings, self.factor_totals, unlimited)
+    self.loadings = np.where(drop, np.float32(0), self.loadings)
+    self.restart()
+
+
 def _restart(self) -> None:
     """Read the data again and forget the momentum, after something else than a sweep has moved the factors."""
     self._last, self._run = None, 0
@@ -199,6 +208,7 @@ class CoordinateAscent:
         self.restart()
 
     read, elbo, sweep, refresh, restart, _extrapolate = _read, _elbo, _sweep, _refresh, _restart, _extrapolate
+    drop_negligible = _drop_negligible
 
     @property
     def exposure(self) -> Float[np.ndarray, "N L"]:

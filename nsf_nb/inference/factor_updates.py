@@ -169,7 +169,7 @@ def _change_kernel(self, factor: int, length_scale: float, amplitude: float, sit
     return False
 
 # %% ../../nbs/4_inference/41_factor_updates.ipynb #e30fd2c8
-_STALE = 0.01
+_STALE = 0.03
 
 
 def _refresh(self, exposure: Float[np.ndarray, "N L"]) -> int:

@@ -97,7 +97,7 @@ def starts(
     from sklearn.decomposition import NMF
     from sklearn.exceptions import ConvergenceWarning
 
-    rates = diags(1 / data.size_factors).dot(data.counts.astype(np.float64)).tocsr()
+    rates = diags(1 / data.size_factors).dot(data.counts).astype(np.float32).tocsr()
     rates = rates.toarray() if rates.nnz > 0.1 * np.prod(rates.shape) and rates.shape[0] <= 4096 else rates
     share = data.feature_totals / data.feature_totals.sum()
     seeds = rng.integers(2**31 - 1, size=n_starts)
