@@ -46,7 +46,7 @@ def _curvature(counts, log_factors, loadings):
     mixture = tf.matmul(factors, loadings, transpose_b=True)
     return tf.matmul(tf.math.divide_no_nan(counts, mixture**2), factors**2, transpose_a=True)  # J×L
 
-
+# %% ../../nbs/4_inference/42_coordinate_ascent.ipynb #f37822c1
 def negligible_entries(
     price: Float[np.ndarray, "J L"],
     loadings: Float[np.ndarray, "J L"],
@@ -183,6 +183,23 @@ def _refresh(self) -> None:
         self.restart()
 
 # %% ../../nbs/4_inference/42_coordinate_ascent.ipynb #e1d1925c
+def _exposure(self) -> Float[np.ndarray, "N L"]:
+    """s_n W_l: what a factor's value is multiplied by in the expected total count of a spot."""
+    return self.size_factors[:, None] * self.loadings.sum(axis=0)
+
+
+def _factor_totals(self) -> Float[np.ndarray, "L"]:
+    """Σ_n s_n e^{m+v/2}, in float64."""
+    expected = np.exp(self.factors.log_factors + self.factors.variance / 2)
+    return self.size_factors.astype(np.float64) @ expected.astype(np.float64)
+
+
+def _state(self) -> FactorState:
+    """What has been found, as plain arrays."""
+    ceiling = HEADROOM * self.factors.moments()[0].max(axis=0)
+    return FactorState(self.loadings.astype(np.float64), self.factors.posterior(), ceiling)
+
+# %% ../../nbs/4_inference/42_coordinate_ascent.ipynb #e4824b59
 class CoordinateAscent:
     """The engine on one data set: holds loadings and factors, and raises the bound sweep by sweep.
 
@@ -210,24 +227,4 @@ class CoordinateAscent:
     read, elbo, sweep, refresh, restart, _extrapolate = _read, _elbo, _sweep, _refresh, _restart, _extrapolate
     drop_negligible = _drop_negligible
 
-    @property
-    def exposure(self) -> Float[np.ndarray, "N L"]:
-        """s_n W_l: what a factor's value is multiplied by in the expected total count of a spot."""
-        return self.size_factors[:, None] * self.loadings.sum(axis=0)
-
-    @property
-    def factor_totals(self) -> Float[np.ndarray, "L"]:
-        """Σ_n s_n e^{m+v/2}, in float64."""
-        expected = np.exp(self.factors.log_factors + self.factors.variance / 2)
-        return self.size_factors.astype(np.float64) @ expected.astype(np.float64)
-
-    def state(self) -> FactorState:
-        """What has been found, as plain arrays.
-
-        Returns
-        -------
-        FactorState
-            Loadings and posterior.
-        """
-        ceiling = HEADROOM * self.factors.moments()[0].max(axis=0)
-        return FactorState(self.loadings.astype(np.float64), self.factors.posterior(), ceiling)
+    exposure, factor_totals, state = property(_exposure), property(_factor_totals), _state

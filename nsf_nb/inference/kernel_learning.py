@@ -36,7 +36,7 @@ class Sites:
     pseudo_counts: Float[np.ndarray, "N"]
     exposure: Float[np.ndarray, "N"]
 
-
+# %% ../../nbs/4_inference/43_kernel_learning.ipynb #615828de
 def sites_of(
     factors: SpatialFactors, factor: int, pseudo_counts: Float[np.ndarray, "N L"], exposure: Float[np.ndarray, "N L"]
 ) -> Sites:
@@ -112,8 +112,25 @@ def left_out_deviance(
     return 2 * (xlogy(c, np.maximum(c, 1e-300)) - c * np.log(rate) - c + rate)
 
 # %% ../../nbs/4_inference/43_kernel_learning.ipynb #59ffa1b1
+def _solve(self, length_scale, amplitude):
+    p = self.projections[length_scale]
+    return p, _evidence(p.basis, p.residual, float(amplitude), self._precision, self._target)
+
+
+def _evidence_of(self, length_scale: float, amplitude: float) -> float:
+    """Collapsed bound of a kernel in nats, up to a constant, Eq. @eq-evidence."""
+    return float(_solve(self, length_scale, amplitude)[1][0])
+
+
+def _left_out_of(self, length_scale: float, amplitude: float) -> Float[np.ndarray, "N"]:
+    """Deviance of every spot (N), predicted from all others, Eq. @eq-left-out-deviance."""
+    p, (_, chol, q) = _solve(self, length_scale, amplitude)
+    found = _left_out(p.basis, p.residual, chol, float(amplitude), self._precision, self._target, q)
+    return left_out_deviance(found[0].numpy(), found[1].numpy(), self.sites)
+
+
 class Candidates:
-    """Scores kernels for one factor at fixed sites.
+    """Scores kernels (length scale and amplitude, scaled units) for one factor at fixed sites.
 
     Parameters
     ----------
@@ -128,41 +145,7 @@ class Candidates:
         self._precision = tf.constant(sites.precision, tf.float32)
         self._target = tf.constant(sites.target, tf.float32)
 
-    def _solve(self, length_scale, amplitude):
-        p = self.projections[length_scale]
-        return p, _evidence(p.basis, p.residual, float(amplitude), self._precision, self._target)
-
-    def evidence(self, length_scale: float, amplitude: float) -> float:
-        """Collapsed bound of a kernel, Eq. @eq-evidence.
-
-        Parameters
-        ----------
-        length_scale, amplitude
-            The kernel, scaled units.
-
-        Returns
-        -------
-        float
-            In nats, up to a constant.
-        """
-        return float(self._solve(length_scale, amplitude)[1][0])
-
-    def left_out(self, length_scale: float, amplitude: float) -> Float[np.ndarray, "N"]:
-        """Deviance of every spot, predicted from all others, Eq. @eq-left-out-deviance.
-
-        Parameters
-        ----------
-        length_scale, amplitude
-            The kernel, scaled units.
-
-        Returns
-        -------
-        np.ndarray
-            N.
-        """
-        p, (_, chol, q) = self._solve(length_scale, amplitude)
-        found = _left_out(p.basis, p.residual, chol, float(amplitude), self._precision, self._target, q)
-        return left_out_deviance(found[0].numpy(), found[1].numpy(), self.sites)
+    evidence, left_out = _evidence_of, _left_out_of
 
 # %% ../../nbs/4_inference/43_kernel_learning.ipynb #391a6328
 MOVES = ((1, 0), (-1, 0), (1, 1), (-1, -1))
@@ -197,7 +180,8 @@ def _propose(self, factor: int, sites: Sites) -> tuple[int, int] | None:
     moves = [move for move in MOVES if not (self.last[factor] == np.negative(move)).all()]
     targets = [tuple(self.steps[factor] + move) for move in moves]
     base = candidates.evidence(*here)
-    scored = sorted(((candidates.evidence(*self.kernel(t)), t) for t in targets if _within(self.kernel(t))), reverse=True)
+    targets = [t for t in targets if _within(self.kernel(t))]
+    scored = sorted(((candidates.evidence(*self.kernel(t)), t) for t in targets), reverse=True)
     better = [t for evidence, t in scored if evidence >= base + 1.0]
     left_out = candidates.left_out(*here) if better else None
     return next((t for t in better if allowed(candidates.left_out(*self.kernel(t)) - left_out)), None)
