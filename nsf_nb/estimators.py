@@ -325,7 +325,7 @@ class NSF(BaseEstimator):
     n_starts
         NMF starts that are tried. Default 4.
     max_iter, tol
-        Sweeps of the final run, default 300; gain of the bound, relative, at which it stops, default 5e-5.
+        Sweeps of the final run, default 300; gain of the bound, relative, at which it stops, default 1e-4.
     learn_kernels
         Whether length scales and amplitudes move. Default True.
     random_state
@@ -334,7 +334,7 @@ class NSF(BaseEstimator):
 
     def __init__(
         self, n_factors=10, *, likelihood="poisson", kernel="matern32", n_inducing="auto", inference="cavi", n_starts=4,
-        max_iter=300, tol=5e-5, learn_kernels=True, random_state=0,
+        max_iter=300, tol=1e-4, learn_kernels=True, random_state=0,
     ):
         self.n_factors, self.likelihood, self.kernel, self.n_inducing = n_factors, likelihood, kernel, n_inducing
         self.inference, self.n_starts, self.max_iter, self.tol = inference, n_starts, max_iter, tol

@@ -8,7 +8,7 @@ tf = pytest.importorskip("tensorflow")
 from nsf_nb.data.counts import SpatialCounts  # noqa: E402
 from nsf_nb.inference.coordinate_ascent import CoordinateAscent  # noqa: E402
 from nsf_nb.inference.factor_updates import SpatialFactors  # noqa: E402
-from nsf_nb.inference.kernel_learning import Candidates, Sites  # noqa: E402
+from nsf_nb.inference.kernel_learning import Candidates, Sites, tiles_of  # noqa: E402
 from nsf_nb.models.factor_model import FactorModel  # noqa: E402
 from nsf_nb.probability.inducing import choose_inducing_points  # noqa: E402
 from nsf_nb.probability.kernels import FAMILIES, Kernel  # noqa: E402
@@ -125,7 +125,7 @@ def test_the_collapsed_bound_is_the_evidence_of_the_sites(seed, n_dims, n_points
     points = coords if n_points == N else points
     kernel, zero = Kernel("matern32"), np.zeros(N)
     group = SpatialFactors(GaussianProcess(kernel, LENGTH_SCALE, AMPLITUDE), points, coords, 1)
-    candidates = Candidates(group, Sites(precision, target, zero, zero, zero))
+    candidates = Candidates(tiles_of(group), Sites(precision, target, zero, zero, zero))
     for length_scale, amplitude in [(0.5, 1.0), (0.9, 1.4), (2.0, 0.7)]:
         if n_points == N:
             correlation = kernel.matrix(coords, coords, length_scale).numpy() + JITTER * np.eye(N)

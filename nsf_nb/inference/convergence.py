@@ -19,12 +19,12 @@ class Convergence:
     Parameters
     ----------
     tol
-        Relative gain over the span below which a fit has converged. Default 5e-5.
+        Relative gain over the span below which a fit has converged. Default 1e-4.
     span
         Number of sweeps. Default 15.
     """
 
-    tol: float = 5e-5
+    tol: float = 1e-4
     span: int = 15
 
     def __post_init__(self):

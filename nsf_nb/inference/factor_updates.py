@@ -56,7 +56,7 @@ def _mean_step(basis, residual, covariance, amplitude, mean, offset, log_factors
     linear = tf.reduce_sum(mean * direction, axis=0) + weigh(offset * own)
     quadratic = tf.reduce_sum(direction**2, axis=0) + weigh(own**2)
     step = _backtrack(smooth + own, linear, quadratic, pseudo_counts, rate)
-    return mean + step * direction, offset + step * own
+    return mean + step * direction, offset + step * own, log_factors + step * (smooth + own)
 
 # %% ../../nbs/4_inference/41_factor_updates.ipynb #e87a47e1
 @tf.function(input_signature=[_M, _M, _M, _M, _M], autograph=False)
@@ -169,7 +169,7 @@ def _change_kernel(self, factor: int, length_scale: float, amplitude: float, sit
     return False
 
 # %% ../../nbs/4_inference/41_factor_updates.ipynb #e30fd2c8
-_STALE = 0.03
+_STALE = 0.06
 
 
 def _refresh(self, exposure: Float[np.ndarray, "N L"]) -> int:
@@ -188,6 +188,9 @@ def _refresh(self, exposure: Float[np.ndarray, "N L"]) -> int:
                 renewed += 1
                 break
             sites = (sites + old) / 2
+    if renewed:
+        for g, _ in _grouped(self):
+            self.recompute(g)
     return renewed
 
 # %% ../../nbs/4_inference/41_factor_updates.ipynb #6f0dfad7
@@ -200,7 +203,7 @@ def _grouped(self):
 
 
 def _ascend(
-    self, pseudo_counts: Float[np.ndarray, "N L"], exposure: Float[np.ndarray, "N L"], n_steps: int = 2
+    self, pseudo_counts: Float[np.ndarray, "N L"], exposure: Float[np.ndarray, "N L"], n_steps: int = 1
 ) -> None:
     """Move trends once and means `n_steps` times; the bound does not fall. exposure is s_n W_l."""
     rate = exposure * np.exp(self.variance / 2)
@@ -211,8 +214,7 @@ def _ascend(
         for _ in range(n_steps):
             own = self.mean[:, g], self.offset[:, g], self.log_factors[:, g]
             found = _mean_step(p.basis, p.residual, covariance, a, *own, pseudo_counts[:, g], rate[:, g])
-            self.mean[:, g], self.offset[:, g] = found
-            self.recompute(g)
+            self.mean[:, g], self.offset[:, g], self.log_factors[:, g] = found
 
 
 def _recompute(self, factors: Iterable[int]) -> None:
@@ -240,9 +242,10 @@ class _State:
     """Arrays of a group of spatial factors; L factors, N spots, M inducing points, P = D + 1."""
 
     def __init__(
-        self, prior: GaussianProcess, points: Float[np.ndarray, "M D"], coords: Float[np.ndarray, "N D"], n_factors: int
+        self, prior: GaussianProcess, points: Float[np.ndarray, "M D"], coords: Float[np.ndarray, "N D"],
+        n_factors: int, projections: Projections | None = None,
     ):
-        self.prior, self.projections = prior, Projections(prior.kernel, points, coords)
+        self.prior, self.projections = prior, projections or Projections(prior.kernel, points, coords)
         self.trend_basis = trend_basis(coords)  # N×P
         n, m, p = len(coords), len(points), self.trend_basis.shape[1]
         self.length_scales = np.full(n_factors, float(prior.length_scale))
@@ -272,6 +275,8 @@ class SpatialFactors(_State):
         N×D spots, scaled.
     n_factors
         L.
+    projections
+        Of the same points and spots, shared with another group. Default None: its own.
     """
 
     regress, change_kernel, refresh, ascend = _regress, _change_kernel, _refresh, _ascend
