@@ -161,7 +161,7 @@ def cut(
             waiting += [(inside[low], spots[left]), (inside[~low], spots[~left])]
     return found
 
-
+# %% ../../nbs/4_inference/43_kernel_learning.ipynb #84fb40c0
 def tiles_of(factors: SpatialFactors, largest: int = TILE) -> list[Tile]:
     """The tissue of a group of factors, cut into tiles.
 
