@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 # %% ../nbs/6_interface/65_package.ipynb #d9eaa079
 _PUBLIC = {
     "NSF": "nsf_nb.estimators:NSF",
+    "MEFISTO": "nsf_nb.mefisto:MEFISTO",
     "simulate": "nsf_nb.data.simulate:simulate",
     "report": "nsf_nb.reporting:report",
     "pp": "nsf_nb.pp",
