@@ -13,6 +13,11 @@ __version__ = "0.1.0"
 # %% ../nbs/6_interface/65_package.ipynb #d9eaa079
 _PUBLIC = {
     "NSF": "nsf_nb.estimators:NSF",
+    "PNMF": "nsf_nb.estimators:PNMF",
+    "NSFH": "nsf_nb.estimators:NSFH",
+    "RSF": "nsf_nb.estimators:RSF",
+    "FA": "nsf_nb.estimators:FA",
+    "RSFH": "nsf_nb.estimators:RSFH",
     "MEFISTO": "nsf_nb.mefisto:MEFISTO",
     "simulate": "nsf_nb.data.simulate:simulate",
     "report": "nsf_nb.reporting:report",

@@ -9,7 +9,7 @@ from nsf_nb.data.counts import SpatialCounts  # noqa: E402
 from nsf_nb.inference.coordinate_ascent import CoordinateAscent  # noqa: E402
 from nsf_nb.inference.factor_updates import SpatialFactors  # noqa: E402
 from nsf_nb.inference.kernel_learning import Candidates, Sites, tiles_of  # noqa: E402
-from nsf_nb.models.factor_model import FactorModel  # noqa: E402
+from nsf_nb.models.spatial import nsf  # noqa: E402
 from nsf_nb.probability.inducing import choose_inducing_points  # noqa: E402
 from nsf_nb.probability.kernels import FAMILIES, Kernel  # noqa: E402
 from nsf_nb.probability.priors import GaussianProcess, SpatialPosterior  # noqa: E402
@@ -102,7 +102,7 @@ def test_without_variance_the_updates_are_those_of_kl_nmf(seed):
     group = SpatialFactors(GaussianProcess(), rng.uniform(size=(5, 2)), rng.uniform(size=(50, 2)), 3)
     group.log_factors, group.variance[:] = np.log(factors).astype("f4"), 0.0
     data = SpatialCounts.build(counts, rng.uniform(size=(50, 2)))
-    engine = CoordinateAscent(FactorModel(3), data, group, loadings)
+    engine = CoordinateAscent(nsf(3), data, group, loadings)
 
     # One iteration of scikit-learn moves W (our factors) with H fixed, then H (our loadings) with the new W.
     nmf = NMF(3, solver="mu", beta_loss="kullback-leibler", max_iter=1, init="custom", tol=0)

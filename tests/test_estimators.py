@@ -193,13 +193,13 @@ def test_attributes(adata, model):
 def test_factors_are_put_in_order_everywhere(adata, model):
     import dataclasses
 
-    from nsf_nb.estimators import in_order
+    from nsf_nb.factorization import in_order
 
     found, mixed = model.result_, [2, 0, 1]
-    p = found.state.posterior
+    p = found.state.spatial
     parts = {name: getattr(p, name)[mixed] for name in ("length_scales", "amplitudes", "trend", "mean", "scale")}
     state = dataclasses.replace(
-        found.state, loadings=found.state.loadings[:, mixed], posterior=dataclasses.replace(p, **parts)
+        found.state, loadings=found.state.loadings[:, mixed], posteriors=(dataclasses.replace(p, **parts),)
     )
     shuffled = dataclasses.replace(
         found, state=state, factors=found.factors[:, mixed], factors_std=found.factors_std[:, mixed]
@@ -207,7 +207,7 @@ def test_factors_are_put_in_order_everywhere(adata, model):
     again = in_order(shuffled, np.ones(adata.n_obs))
     assert np.array_equal(again.factors, found.factors) and np.array_equal(again.factors_std, found.factors_std)
     assert np.array_equal(again.state.loadings, found.state.loadings)
-    assert all(np.array_equal(getattr(again.state.posterior, name), getattr(p, name)) for name in parts)
+    assert all(np.array_equal(getattr(again.state.spatial, name), getattr(p, name)) for name in parts)
 
 
 def test_units_of_the_coordinates_do_not_matter(adata, model):
@@ -470,8 +470,8 @@ REFUSED = {
     "sweeps": (nothing, {"max_iter": 0}, {}, CONFIG, ["max_iter"]),
     "tolerance": (nothing, {"tol": -1.0}, {}, CONFIG, ["tol"]),
     "kernel": (nothing, {"kernel": "matern"}, {}, CONFIG, ["kernel", "'matern32'"]),
-    "likelihood": (nothing, {"likelihood": "nb"}, {}, CONFIG, ["likelihood", "'poisson'"]),
-    "engine": (nothing, {"inference": "svi"}, {}, CONFIG, ["inference", "'cavi'"]),
+    "likelihood": (nothing, {"likelihood": "normal"}, {}, CONFIG, ["likelihood", "'poisson'"]),
+    "engine": (nothing, {"inference": "vi"}, {}, CONFIG, ["inference", "'cavi'"]),
     "switch": (nothing, {"learn_kernels": "no"}, {}, CONFIG, ["learn_kernels"]),
     "seed": (nothing, {"random_state": "x"}, {}, CONFIG, ["random_state"]),
 }
@@ -480,9 +480,9 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_bad_input_is_refused_before_any_work(case, adata, monkeypatch):
     import nsf_nb
-    from nsf_nb import estimators
+    from nsf_nb import factorization
 
-    monkeypatch.setattr(estimators, "fit", lambda *_: pytest.fail("the fit has begun"))
+    monkeypatch.setattr(factorization, "fit", lambda *_: pytest.fail("the fit has begun"))
     change, params, options, kind, parts = REFUSED[case]
     with pytest.raises(nsf_nb.NsfError) as caught:
         nsf(**params).fit(change(adata.copy()), **({"layer": "counts"} | options))

@@ -12,11 +12,13 @@ from jaxtyping import Float
 
 from ..data.counts import SpatialCounts
 from .factor_updates import SpatialFactors
-from ..models.factor_model import HEADROOM, Elbo, FactorModel, FactorState
+from .groups import Groups
+from ..models.factor_model import Elbo, FactorModel, FactorState
+from ..probability.links import HEADROOM, lognormal_moments
 
 # %% ../../nbs/4_inference/42_coordinate_ascent.ipynb #f0600cae
 def loadings_step(
-    loadings: Float[np.ndarray, "J L"], loading_ratio: Float[np.ndarray, "J L"], factor_totals: Float[np.ndarray, "L"]
+    loadings: Float[np.ndarray, "J L"], loading_ratio: Float[np.ndarray, "J L"], factor_totals: Float[np.ndarray, "*J L"]
 ) -> Float[np.ndarray, "J L"]:
     """New loadings, Eq. @eq-loadings-step.
 
@@ -27,7 +29,7 @@ def loadings_step(
     loading_ratio
         J×L: Σ_n (y/R) e^m.
     factor_totals
-        L: Σ_n s e^{m+v/2}.
+        L: Σ_n s e^{m+v/2}; or J×L, weighted.
 
     Returns
     -------
@@ -50,7 +52,7 @@ def _curvature(counts, log_factors, loadings):
 def negligible_entries(
     price: Float[np.ndarray, "J L"],
     loadings: Float[np.ndarray, "J L"],
-    factor_totals: Float[np.ndarray, "L"],
+    factor_totals: Float[np.ndarray, "*J L"],
     budget: float,
 ) -> np.ndarray:
     """Which loadings to set to zero: below one per cent of their gene's expected counts, the cheapest first.
@@ -62,7 +64,7 @@ def negligible_entries(
     loadings
         J×L, nonnegative.
     factor_totals
-        L: Σ_n s e^{m+v/2}.
+        L: Σ_n s e^{m+v/2}; or J×L, weighted.
     budget
         Nats that all of them together may cost.
 
@@ -82,17 +84,6 @@ def negligible_entries(
     return drop.reshape(loadings.shape)
 
 # %% ../../nbs/4_inference/42_coordinate_ascent.ipynb #8e9973bf
-def _point(self):
-    """Everything that a sweep moves."""
-    f = self.factors
-    return self.loadings, f.trend, f.mean.copy(), f.offset.copy(), f.log_factors.copy()
-
-
-def _set_point(self, point):
-    f = self.factors
-    self.loadings, f.trend, f.mean, f.offset, f.log_factors = point
-
-
 def _extrapolate(self, point):
     """Go on in the direction of the last sweep, Eq. @eq-momentum; loadings move by their logarithms."""
     last, self._last = self._last, point
@@ -101,31 +92,39 @@ def _extrapolate(self, point):
     self._run += 1
     momentum = np.float32(self._run / (self._run + 3))
     growth = np.divide(point[0], last[0], out=np.ones_like(point[0]), where=(last[0] > 0) & (point[0] > 0))
-    moved = [new + momentum * (new - old) for new, old in zip(point[1:], last[1:], strict=True)]
-    _set_point(self, (point[0] * np.clip(growth, 0.1, 10) ** momentum, *moved))
+    self.loadings = point[0] * np.clip(growth, 0.1, 10) ** momentum
+    self.factors.set_point([new + momentum * (new - old) for new, old in zip(point[1], last[1], strict=True)])
 
 # %% ../../nbs/4_inference/42_coordinate_ascent.ipynb #490e6e82
+_ROWS = "pseudo_counts", "exposure"
+_SUMS = {"loading_ratio": "loading_ratio", "factor_totals": "factor_totals", "data": "data_term", "rate": "rate"}
+
+
+def _blocks(self):
+    """Rows, counts (dense), means m, expected factors e^{m+v/2} and size factors, block by block."""
+    m, expected = self.factors.log_factors, self.expected_factors
+    for rows, counts in self.data.blocks():
+        yield counts, m[rows], expected[rows], self.size_factors[rows]
+
+
 def _read(self) -> None:
-    """One pass over the counts: pseudo-counts, loading ratios, data term."""
-    likelihood, parts, self.loading_ratio, self.data_term = self.model.likelihood, [], 0.0, 0.0
-    for rows, block in self.data.blocks():
-        c, ratio, term = likelihood.block(block, self.factors.log_factors[rows], self.loadings)
-        parts.append(c)
-        self.loading_ratio = self.loading_ratio + ratio
-        self.data_term += term
-    self.pseudo_counts = np.concatenate(parts)
+    """One pass over the counts: pseudo-counts, exposures, loading ratios, data and rate terms."""
+    found = []
+    for counts, m, expected, size_factors in _blocks(self):
+        found.append(self.model.likelihood.read(counts, m, expected, self.loadings, size_factors, self.dispersion))
+    self.pseudo_counts, self.exposure = (np.concatenate([getattr(f, n) for f in found]) for n in _ROWS)
+    for name in _SUMS:
+        setattr(self, _SUMS[name], sum(getattr(f, name) for f in found))
 
 
 def _elbo(self) -> Elbo:
     """The bound at the state that was read last, Eq. @eq-elbo."""
-    rate = float(self.factor_totals @ self.loadings.sum(axis=0, dtype=np.float64))
-    return Elbo(self.data_term, rate, self._constant, float(self.factors.kl.sum()), self.data.n_obs)
+    return Elbo(self.data_term, self.rate, self._constant, float(self.factors.kl.sum()), self.data.n_obs)
 
 
 def _price(self):
     """What each loading is worth, Eq. @eq-price."""
-    blocks = self.data.blocks()
-    curvature = sum(_curvature(y, self.factors.log_factors[rows], self.loadings).numpy() for rows, y in blocks)
+    curvature = sum(_curvature(counts, m, self.loadings).numpy() for counts, m, *_ in _blocks(self))
     return self.loadings * (self.loading_ratio - self.factor_totals) + 0.5 * self.loadings**2 * curvature
 
 # %% ../../nbs/4_inference/42_coordinate_ascent.ipynb #fef41fd6
@@ -151,13 +150,18 @@ def _sweep(self, sparsify: bool = False) -> Elbo:
     """Move everything once; the bound does not fall. `sparsify`: spend gain on exact zeros. Returns the bound after."""
     floor = self.elbo().total
     self.loadings = loadings_step(self.loadings, self.loading_ratio, self.factor_totals)
+    if self.model.likelihood.weighted:
+        self.read()  # weights belong to a mean: they change with the loadings
+    else:
+        self.exposure = self.size_factors[:, None] * self.loadings.sum(axis=0)
     self.factors.ascend(self.pseudo_counts, self.exposure)
-    reached = _point(self)
+    reached = self.loadings, self.factors.point()
     self._extrapolate(reached)
     self.read()
     found = self.elbo()
     if not found.total >= floor:
-        _set_point(self, reached)
+        self.loadings = reached[0]
+        self.factors.set_point(reached[1])
         self.restart()
         found = self.elbo()
     return _sparsify(self, floor, found) if sparsify else found
@@ -174,30 +178,42 @@ def _drop_negligible(self) -> None:
 def _restart(self) -> None:
     """Read the data again and forget the momentum, after something else than a sweep has moved the factors."""
     self._last, self._run = None, 0
+    self._constant = _constant_term(self) if self._constant is None or self.model.likelihood.weighted else self._constant
     self.read()
 
 
 def _refresh(self) -> None:
-    """Renew the covariances of the factors; the bound does not fall."""
-    if self.factors.refresh(self.exposure):
+    """Renew the covariances of the factors and learn the dispersions; the bound does not fall."""
+    renewed = self.factors.refresh(self.exposure)
+    if self.dispersion is not None:
+        self.dispersion = self.model.likelihood.learn(self._means, self.dispersion)
+    if renewed or self.dispersion is not None:
         self.restart()
 
 # %% ../../nbs/4_inference/42_coordinate_ascent.ipynb #e1d1925c
-def _exposure(self) -> Float[np.ndarray, "N L"]:
-    """s_n W_l: what a factor's value is multiplied by in the expected total count of a spot."""
-    return self.size_factors[:, None] * self.loadings.sum(axis=0)
+def _means(self):
+    """Counts and their expected means, block by block."""
+    for counts, _, expected, size_factors in _blocks(self):
+        yield counts, size_factors[:, None] * (expected @ self.loadings.T)
 
 
-def _factor_totals(self) -> Float[np.ndarray, "L"]:
-    """Σ_n s_n e^{m+v/2}, in float64."""
-    expected = np.exp(self.factors.log_factors + self.factors.variance / 2)
-    return self.size_factors.astype(np.float64) @ expected.astype(np.float64)
+def _expected_factors(self) -> Float[np.ndarray, "N L"]:
+    """e^{m+v/2}."""
+    return np.exp(self.factors.log_factors + self.factors.variance / 2)
+
+
+def _constant_term(self) -> float:
+    """The part of the bound that no factor and no loading changes."""
+    return self.model.likelihood.constant(self.data.counts, self.data.size_factors, self.dispersion)
 
 
 def _state(self) -> FactorState:
     """What has been found, as plain arrays."""
-    ceiling = HEADROOM * self.factors.moments()[0].max(axis=0)
-    return FactorState(self.loadings.astype(np.float64), self.factors.posterior(), ceiling)
+    expected, _ = lognormal_moments(self.factors.log_factors.astype(np.float64), self.factors.variance)
+    ceiling, dispersion = HEADROOM * expected.max(axis=0), self.dispersion
+    dispersion = None if dispersion is None else dispersion.astype(np.float64)
+    found = self.loadings.astype(np.float64), self.factors.posteriors()
+    return FactorState(*found, ceiling, dispersion, link=self.model.link)
 
 # %% ../../nbs/4_inference/42_coordinate_ascent.ipynb #e4824b59
 class CoordinateAscent:
@@ -210,21 +226,26 @@ class CoordinateAscent:
     data
         Counts with scaled coordinates.
     factors
-        The group of factors, set up.
+        A group of factors, set up, or several.
     loadings
         J×L, nonnegative: the start.
+    dispersion
+        J: the start, if the likelihood has one. Default None: its own.
     """
 
     def __init__(
-        self, model: FactorModel, data: SpatialCounts, factors: SpatialFactors, loadings: Float[np.ndarray, "J L"]
+        self, model: FactorModel, data: SpatialCounts, factors: SpatialFactors | Groups,
+        loadings: Float[np.ndarray, "J L"], dispersion: Float[np.ndarray, "J"] | None = None,
     ):
-        self.model, self.data, self.factors = model, data, factors
+        self.model, self.data = model, data
+        self.factors = factors if isinstance(factors, Groups) else Groups([factors])
         self.loadings = loadings.astype(np.float32)
-        self.size_factors = data.size_factors.astype(np.float32)
-        self._constant = model.likelihood.constant(data.counts, data.size_factors)
+        self.size_factors, self._constant = data.size_factors.astype(np.float32), None
+        start = model.likelihood.start
+        self.dispersion = np.full(len(loadings), start, "f4") if dispersion is None and start else dispersion
         self.restart()
 
     read, elbo, sweep, refresh, restart, _extrapolate = _read, _elbo, _sweep, _refresh, _restart, _extrapolate
-    drop_negligible = _drop_negligible
+    drop_negligible, state, _means = _drop_negligible, _state, _means
 
-    exposure, factor_totals, state = property(_exposure), property(_factor_totals), _state
+    expected_factors = property(_expected_factors)

@@ -225,6 +225,16 @@ def _recompute(self, factors: Iterable[int]) -> None:
     self.log_factors[:, g] = trend + self.amplitudes[g].astype(np.float32) * smooth + self.offset[:, g]
 
 # %% ../../nbs/4_inference/41_factor_updates.ipynb #b36bed6d
+def _point(self) -> tuple[np.ndarray, ...]:
+    """Everything that `ascend` moves: trend, mean, offset, log factors."""
+    return self.trend, self.mean.copy(), self.offset.copy(), self.log_factors.copy()
+
+
+def _set_point(self, point: tuple[np.ndarray, ...]) -> None:
+    """Put it back, or elsewhere."""
+    self.trend, self.mean, self.offset, self.log_factors = point
+
+
 def _posterior(self) -> SpatialPosterior:
     """The posterior of the smooth parts, for any place."""
     scale = np.stack([value.numpy() for value in self.scale])
@@ -281,6 +291,7 @@ class SpatialFactors(_State):
 
     regress, change_kernel, refresh, ascend = _regress, _change_kernel, _refresh, _ascend
     recompute, posterior, moments, projection = _recompute, _posterior, _moments, _projection
+    point, set_point = _point, _set_point
 
     @property
     def spread(self) -> Float[np.ndarray, "N L"]:

@@ -287,7 +287,7 @@ def check_fit(data: SpatialCounts, how: MefistoSettings) -> None:
     needed, there = _needed_memory(data.n_obs, how.inducing(data.n_obs), how.n_factors), _physical_memory()
     if needed > there:
         expected = f"at least {needed / 2**30:.0f} GiB of memory for {data.n_obs} spots"
-        raise ConfigError(explain(expected, f"{there / 2**30:.0f} GiB", "fit fewer spots or factors, or use nsf_nb.NSF"))
+        raise ConfigError(explain(expected, f"{there / 2**30:.0f} GiB", "fit fewer spots or factors, or use NSF"))
 
 # %% ../../nbs/4_inference/48_mofapy2.ipynb #ed6c4001
 def _train(entry: Any, values: np.ndarray, places: np.ndarray, how: MefistoSettings, diary: _Diary) -> Any:

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 from jaxtyping import Float
 
-from ..core import check_choice
+from ..core import ConfigError, check_choice, explain
 
 # %% ../../nbs/2_probability/21_kernels.ipynb #4f0c8ec7
 from tensorflow_probability.python.math import psd_kernels as tfk
@@ -51,9 +51,23 @@ def _matrix(
     tf.Tensor
         M×N, float64, at most one.
     """
+    if self.stretch is not None:
+        x, z = (places / np.asarray(self.stretch, dtype=np.float64) for places in (x, z))
     return _correlations(self.tfp(length_scale), x, z)
 
 # %% ../../nbs/2_probability/21_kernels.ipynb #71af14c3
+def _check(self):
+    if isinstance(self.family, type):
+        found = f"the class {self.family.__name__}"
+        raise ConfigError(explain("a kernel object", found, f"pass an instance, {self.family.__name__}(...)"))
+    if not isinstance(self.family, tfk.PositiveSemidefiniteKernel):
+        check_choice("kernel", self.family, tuple(FAMILIES))
+    if self.stretch is not None and not all(np.isfinite(value) and value > 0 for value in self.stretch):
+        raise ConfigError(explain("positive numbers in stretch, one for each axis", f"{self.stretch}", "correct it"))
+    if not (np.isfinite(self.nugget) and self.nugget >= 0):
+        raise ConfigError(explain("a nugget of at least zero", f"{self.nugget}", "correct it"))
+
+# %% ../../nbs/2_probability/21_kernels.ipynb #6cfd94a9
 @dataclass(frozen=True)
 class Kernel:
     """A stationary correlation function, Eq. @eq-matern32 for the default.
@@ -61,14 +75,18 @@ class Kernel:
     Parameters
     ----------
     family
-        "matern12", "matern32" (default), "matern52" or "squared_exponential".
+        "matern12", "matern32" (default), "matern52", "squared_exponential", or a kernel object of TensorFlow
+        Probability.
+    stretch
+        D numbers, the length scale of each axis as a multiple of the common one. Default None: all alike.
+    nugget
+        Variance that neighbours do not share, as a multiple of the variance that they do. Default 0.
     """
 
-    family: str = "matern32"
-    matrix = _matrix
-
-    def __post_init__(self):
-        check_choice("kernel", self.family, tuple(FAMILIES))
+    family: str | tfk.PositiveSemidefiniteKernel = "matern32"
+    stretch: tuple[float, ...] | None = None
+    nugget: float = 0.0
+    matrix, __post_init__ = _matrix, _check
 
     def tfp(self, length_scale: float, amplitude: float = 1.0) -> tfk.PositiveSemidefiniteKernel:
         """The kernel as an object of TensorFlow Probability, in float64.
@@ -83,4 +101,8 @@ class Kernel:
         tfk.PositiveSemidefiniteKernel
             Covariance amplitude² · correlation.
         """
-        return FAMILIES[self.family](np.float64(amplitude), np.float64(length_scale))
+        if isinstance(self.family, str):
+            return FAMILIES[self.family](np.float64(amplitude), np.float64(length_scale))
+        origin = np.zeros((1, 1))
+        scale = np.float64(amplitude) ** 2 / self.family.matrix(origin, origin)[0, 0]
+        return tfk.FeatureScaled(self.family, np.float64(length_scale)) * tfk.Constant(scale)

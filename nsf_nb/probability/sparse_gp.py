@@ -105,7 +105,7 @@ def basis_at(
         A (M×N) and d (N), float32.
     """
     basis = tf.linalg.triangular_solve(chol, kernel.matrix(points, coords, length_scale))
-    residual = tf.maximum(1.0 - tf.reduce_sum(basis**2, axis=0), 0.0)
+    residual = tf.maximum(1.0 - tf.reduce_sum(basis**2, axis=0), 0.0) + kernel.nugget
     return tf.cast(basis, tf.float32), tf.cast(residual, tf.float32)
 
 # %% ../../nbs/2_probability/23_sparse_gp.ipynb #00c8a17c
