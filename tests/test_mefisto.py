@@ -168,6 +168,11 @@ def test_sparse(split):
 
 def test_same_seed_same_result(model, split):
     assert same(model, mefisto().fit(split[0], layer="counts", size_factors="scanpy"))
+    few = {"n_inducing": 100, "max_iter": 3}
+    sparse = [mefisto(**few, random_state=seed).fit(split[0], layer="counts") for seed in (1, 1, 2)]
+    assert same(sparse[0], sparse[1])
+    assert np.array_equal(sparse[0].state_.places, sparse[1].state_.places)
+    assert not np.array_equal(sparse[0].state_.places, sparse[2].state_.places)  # ties among inducing points
 
 
 def test_global_state_is_left_alone(split):
@@ -212,7 +217,9 @@ def test_genes_that_do_not_vary(split):
     counts[:, 0], counts[:, 1] = 0, 7
     train.layers["counts"] = csr_matrix(counts)
     found = mefisto(max_iter=25).fit(train, layer="counts")
-    assert not found.loadings_.iloc[:2].to_numpy().any() and np.isfinite(found.elbo_.total)
+    without = mefisto(max_iter=25).fit(train[:, 2:], layer="counts")
+    assert not found.loadings_.iloc[:2].to_numpy().any() and found.elbo_.total == without.elbo_.total
+    assert np.array_equal(found.loadings_.iloc[2:], without.loadings_)
     assert np.allclose(found.predict(split[1]).X[:, :2], [0, 7])
     assert np.isfinite(list(found.evaluate(split[1]).values())).all()
 
@@ -251,7 +258,7 @@ def test_bad_parameters(params, word, split):
 
 
 def test_bad_data(split, model):
-    from nsf_nb import DataError, NotFittedError, ShapeError
+    from nsf_nb import ConfigError, DataError, NotFittedError, ShapeError
 
     train, val = split
     zeros = anndata.AnnData(np.zeros((20, 20), dtype=np.float32), obsm={"spatial": train.obsm["spatial"][:20]})
@@ -261,6 +268,10 @@ def test_bad_data(split, model):
         mefisto().fit(train, layer="none")
     with pytest.raises(DataError, match="2 of 30 missing"):
         model.evaluate(val[:, 2:])
+    with pytest.raises(ConfigError, match="at most 9 for 10 spots"):
+        mefisto(10).fit(train[:10], layer="counts")
+    with pytest.raises(DataError, match="at least 0"):
+        model.interpret()
     with pytest.raises(ShapeError, match="2 coordinates"):
         model.predict(np.zeros((2, 3)))
     for ask in (lambda: mefisto().predict(val), lambda: mefisto().loadings_):
