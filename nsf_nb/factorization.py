@@ -57,7 +57,7 @@ def _picked(posterior, order):
     per_factor = [part.name for part in dataclasses.fields(posterior) if part.name not in ("prior", "inducing_points")]
     return dataclasses.replace(posterior, **{name: getattr(posterior, name)[order] for name in per_factor})
 
-
+# %% ../nbs/6_interface/69_factorization.ipynb #bd48d91c
 def in_order(found: FitResult, size_factors: np.ndarray) -> FitResult:
     """Sort the factors of each group of a fit, the weightiest first.
 
@@ -247,7 +247,7 @@ def _evaluate(self, adata: Any) -> dict[str, float]:
     """
     return _sums(self, _read(_fitted(self), adata))
 
-
+# %% ../nbs/6_interface/69_factorization.ipynb #88b29fe6
 def _score(self, adata: Any) -> float:
     """Mean log-likelihood of a spot under its predicted counts; larger is better.
 

@@ -18,7 +18,8 @@ from ..probability.links import HEADROOM, lognormal_moments
 
 # %% ../../nbs/4_inference/42_coordinate_ascent.ipynb #f0600cae
 def loadings_step(
-    loadings: Float[np.ndarray, "J L"], loading_ratio: Float[np.ndarray, "J L"], factor_totals: Float[np.ndarray, "*J L"]
+    loadings: Float[np.ndarray, "J L"], loading_ratio: Float[np.ndarray, "J L"],
+    factor_totals: Float[np.ndarray, "*J L"],
 ) -> Float[np.ndarray, "J L"]:
     """New loadings, Eq. @eq-loadings-step.
 
@@ -178,7 +179,8 @@ def _drop_negligible(self) -> None:
 def _restart(self) -> None:
     """Read the data again and forget the momentum, after something else than a sweep has moved the factors."""
     self._last, self._run = None, 0
-    self._constant = _constant_term(self) if self._constant is None or self.model.likelihood.weighted else self._constant
+    if self._constant is None or self.model.likelihood.weighted:
+        self._constant = _constant_term(self)
     self.read()
 
 

@@ -170,9 +170,6 @@ def _improve(self, m: Float[np.ndarray, "N L"], v: Float[np.ndarray, "N L"], mix
     return Mixing(w, b, mixing.dispersion)
 
 # %% ../../nbs/4_inference/4B_count_terms.ipynb #ff4c0c01
-_LEARNING_STEPS = 2  # the first looks, the second judges: one Newton step
-
-
 def _learn(self, m: Float[np.ndarray, "N L"], v: Float[np.ndarray, "N L"], mixing: Mixing) -> Mixing:
     """Better dispersions, if the likelihood has them; no gene is worse off.
 
@@ -196,7 +193,7 @@ def _learn(self, m: Float[np.ndarray, "N L"], v: Float[np.ndarray, "N L"], mixin
             mixture = b + m[rows].astype(np.float32) @ w.T + half
             yield counts, self.size_factors[rows][:, None] * np.exp(np.minimum(mixture, _LARGEST))
 
-    found = self.likelihood.learn(blocks, mixing.dispersion.astype(np.float32), _LEARNING_STEPS)
+    found = self.likelihood.learn(blocks, mixing.dispersion.astype(np.float32))
     return Mixing(mixing.loadings, mixing.intercept, found.astype(np.float64))
 
 # %% ../../nbs/4_inference/4B_count_terms.ipynb #b10169bf

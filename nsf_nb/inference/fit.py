@@ -134,7 +134,7 @@ def _learn(learners, engine):
     engine.restart()
     return moved
 
-
+# %% ../../nbs/4_inference/46_fit.ipynb #4919cce2
 def climb(engine: CoordinateAscent, how: FitSettings, diary: _Diary) -> bool:
     """Sweep until the bound stands still.
 

@@ -56,6 +56,16 @@ def _posterior(self) -> IndependentPosterior:
     return IndependentPosterior(self.prior, np.log(mean) - variance / 2, variance)
 
 # %% ../../nbs/4_inference/47_groups.ipynb #a099005c
+def _point(self) -> tuple[np.ndarray, ...]:
+    """Everything that `ascend` moves."""
+    return self.centre, self.log_factors
+
+
+def _set_point(self, point: tuple[np.ndarray, ...]) -> None:
+    """Put it back, or elsewhere."""
+    self.centre, self.log_factors = point
+
+
 class IndependentFactors:
     """Non-spatial factors of a running fit: their posterior, and the moves that raise the bound.
 
@@ -73,14 +83,7 @@ class IndependentFactors:
         self.variance = np.full(log_factors.shape, 0.5 * prior.variance, "f4")
 
     ascend, refresh, kl, posterior = _ascend, _refresh, property(_kl), _posterior
-
-    def point(self) -> tuple[np.ndarray, ...]:
-        """Everything that `ascend` moves."""
-        return self.centre, self.log_factors
-
-    def set_point(self, point: tuple[np.ndarray, ...]) -> None:
-        """Put it back, or elsewhere."""
-        self.centre, self.log_factors = point
+    point, set_point = _point, _set_point
 
 # %% ../../nbs/4_inference/47_groups.ipynb #6623710b
 def _groups_ascend(self, pseudo_counts: Float[np.ndarray, "N L"], exposure: Float[np.ndarray, "N L"]) -> None:
@@ -106,6 +109,11 @@ def _groups_set_point(self, point: list[np.ndarray]) -> None:
         n = len(part.point())
         part.set_point(tuple(rest[:n]))
         rest = rest[n:]
+
+
+def _groups_posteriors(self) -> tuple:
+    """What is known of the factors anywhere, one for each group."""
+    return tuple(part.posterior() for part in self.parts)
 
 # %% ../../nbs/4_inference/47_groups.ipynb #8c5e970b
 class Groups:
@@ -143,6 +151,4 @@ class Groups:
         """Divergences of all factors, nats."""
         return self._joined("kl")
 
-    def posteriors(self) -> tuple:
-        """One for each group."""
-        return tuple(part.posterior() for part in self.parts)
+    posteriors = _groups_posteriors

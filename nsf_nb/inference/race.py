@@ -130,7 +130,7 @@ def _regrouped(engine, projections):
         return engine
     return begin(engine.model, engine.data, projections, Start("", engine.loadings, engine.factors.log_factors))
 
-
+# %% ../../nbs/4_inference/45_race.ipynb #0574bd4e
 def best_start(
     model: FactorModel, data: SpatialCounts, n_starts: int, rng: np.random.Generator, diary: "Diary"  # noqa: F821
 ) -> CoordinateAscent:
@@ -179,7 +179,7 @@ def _finer(group, points, coarse, k):
         factors.regress(l, sites.target, sites.precision)
     return factors
 
-
+# %% ../../nbs/4_inference/45_race.ipynb #8da7de70
 def refine(model: FactorModel, data: SpatialCounts, points: np.ndarray, coarse: CoordinateAscent) -> CoordinateAscent:
     """The same fit on other inducing points and with the model's own prior.
 

@@ -145,7 +145,7 @@ def _turn(self, part, own, columns, found):
         self.mixing, self.parts = mixing, parts
 
 # %% ../../nbs/4_inference/4C_real_ascent.ipynb #bfc2f586
-_EARLY = 3  # dispersions are learned at the first three refreshes, then at every third
+_EARLY, _EVERY = 2, 3  # dispersions are learned at the first two refreshes, then at every third: it costs more than a sweep
 
 
 def _onward(self, new, old, momentum):
@@ -196,7 +196,7 @@ def _sweep(self) -> Elbo:
 def _refresh(self) -> int:
     """Turn axes, renew covariances, learn dispersions; the bound does not fall. Returns how many were renewed."""
     if hasattr(self.term, "learn"):
-        if self.refreshes < _EARLY or self.refreshes % _EARLY == 0:
+        if self.refreshes < _EARLY or self.refreshes % _EVERY == 0:
             _improve(self, self.term.learn)
     elif not self.model.link.nonnegative:
         _rotate(self)

@@ -68,6 +68,12 @@ def _site_direction(basis, residual, covariance, amplitude, mean, offset, gradie
     return direction, own, smooth + own
 
 
+def _staleness(precision, old):
+    """c: how much sharper the sites are than those that a covariance belongs to, at least 1."""
+    ratio = precision / np.maximum(old.astype(np.float64), 1e-3 * precision + 1e-300)
+    return np.float32(max(1.0, (ratio * precision).sum() / precision.sum()))
+
+
 def _trend_direction(basis, precision, left, response):
     """δβ of Eq. @eq-site-trend."""
     whole = basis.T @ (basis * precision[:, None])
@@ -102,7 +108,8 @@ def spatial_direction(
         p, a = factors.projection(l), float(factors.amplitudes[l])
         sites = gradient[:, l].astype("f4"), precision[:, l].astype("f4")
         state = factors.mean[:, l], factors.offset[:, l]
-        moves = _site_direction(p.basis, p.residual, factors.covariance[l], a, *state, *sites, factors.trend_basis)
+        covariance = factors.covariance[l] / _staleness(precision[:, l], factors.sites[:, l])
+        moves = _site_direction(p.basis, p.residual, covariance, a, *state, *sites, factors.trend_basis)
         moves = [part.numpy().astype(np.float64) for part in moves]
         left = gradient[:, l] - precision[:, l] * moves[2][:, 0]
         trend = _trend_direction(h, precision[:, l], left, moves[2][:, 1:])

@@ -58,7 +58,7 @@ def _with_length_scale(self, length_scale: float, amplitude: float) -> "FactorMo
     groups = (replace(g, prior=replace(g.prior, **change)) if g.spatial else g for g in self.groups)
     return replace(self, groups=tuple(groups))
 
-
+# %% ../../nbs/3_models/30_factor_model.ipynb #76f1e479
 @dataclass(frozen=True)
 class FactorModel:
     """The parts of a model, Eq. @eq-factor-model.

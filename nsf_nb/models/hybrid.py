@@ -47,7 +47,7 @@ def nsfh(
     spatial = nsf(n_spatial, prior, likelihood) if n_spatial else None
     return _joined(spatial, pnmf(n_nonspatial, likelihood=likelihood) if n_nonspatial else None)
 
-
+# %% ../../nbs/3_models/33_hybrid.ipynb #ce6cf942
 def rsfh(
     n_spatial: int, n_nonspatial: int, prior: GaussianProcess | None = None, likelihood: Gaussian | None = None
 ) -> FactorModel:

@@ -40,7 +40,7 @@ def nsf(n_factors: int, prior: GaussianProcess | None = None, likelihood: Poisso
     """
     return FactorModel((FactorGroup(prior or GaussianProcess(), n_factors),), likelihood or Poisson())
 
-
+# %% ../../nbs/3_models/32_spatial.ipynb #8b92c27b
 def rsf(n_factors: int, prior: GaussianProcess | None = None, likelihood: Gaussian | None = None) -> FactorModel:
     """Real-valued spatial factorization, Eq. @eq-rsf.
 

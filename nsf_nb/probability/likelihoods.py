@@ -83,6 +83,44 @@ def _constant(self, counts: "scipy.sparse.csr_matrix", size_factors: Float[np.nd
     return float(xlogy(totals, size_factors).sum() - gammaln(counts.data.astype(np.float64) + 1).sum())
 
 # %% ../../nbs/2_probability/20_likelihoods.ipynb #53488eb6
+def _poisson_read(
+    self, counts: Float[np.ndarray, "B J"], log_factors: Float[np.ndarray, "B L"],
+    expected: Float[np.ndarray, "B L"], loadings: Float[np.ndarray, "J L"],
+    size_factors: Float[np.ndarray, "B"], dispersion: Float[np.ndarray, "J"] | None = None,
+) -> Pass:
+    """One pass over a block of spots.
+
+    Parameters
+    ----------
+    counts, log_factors, expected
+        B×J, dense; B×L: means m of q(f); B×L: e^{m+v/2}.
+    loadings, size_factors, dispersion
+        J×L, nonnegative; B exposures; J, for likelihoods that have one.
+
+    Returns
+    -------
+    Pass
+        What the engine needs.
+    """
+    return _as_pass(_poisson_pass(counts, log_factors, expected, loadings, size_factors))
+
+
+def _poisson_log_prob(self, counts: tf.Tensor, mean: tf.Tensor, dispersion: tf.Tensor | None = None) -> tf.Tensor:
+    """Log-probability of each count.
+
+    Parameters
+    ----------
+    counts, mean, dispersion
+        Shapes that broadcast; the last is not used.
+
+    Returns
+    -------
+    tf.Tensor
+        Nats.
+    """
+    return tf.math.xlogy(counts, mean) - mean - tf.math.lgamma(counts + 1.0)
+
+# %% ../../nbs/2_probability/20_likelihoods.ipynb #e0caf2c7
 @dataclass(frozen=True)
 class Poisson:
     """Poisson counts with exposure, Eq. @eq-poisson (Lee & Seung 2001; Cemgil 2009 for the pass over the counts)."""
@@ -90,43 +128,7 @@ class Poisson:
     name = "poisson"
     weighted = False  # whether the rate term is other than the expected count
     start = None  # dispersion of a gene before it is learned
-    constant = _constant
-
-    def read(
-        self, counts: Float[np.ndarray, "B J"], log_factors: Float[np.ndarray, "B L"],
-        expected: Float[np.ndarray, "B L"], loadings: Float[np.ndarray, "J L"],
-        size_factors: Float[np.ndarray, "B"], dispersion: Float[np.ndarray, "J"] | None = None,
-    ) -> Pass:
-        """One pass over a block of spots.
-
-        Parameters
-        ----------
-        counts, log_factors, expected
-            B×J, dense; B×L: means m of q(f); B×L: e^{m+v/2}.
-        loadings, size_factors, dispersion
-            J×L, nonnegative; B exposures; J, for likelihoods that have one.
-
-        Returns
-        -------
-        Pass
-            What the engine needs.
-        """
-        return _as_pass(_poisson_pass(counts, log_factors, expected, loadings, size_factors))
-
-    def log_prob(self, counts: tf.Tensor, mean: tf.Tensor, dispersion: tf.Tensor | None = None) -> tf.Tensor:
-        """Log-probability of each count.
-
-        Parameters
-        ----------
-        counts, mean, dispersion
-            Shapes that broadcast; the last is not used.
-
-        Returns
-        -------
-        tf.Tensor
-            Nats.
-        """
-        return tf.math.xlogy(counts, mean) - mean - tf.math.lgamma(counts + 1.0)
+    constant, read, log_prob = _constant, _poisson_read, _poisson_log_prob
 
 # %% ../../nbs/2_probability/20_likelihoods.ipynb #6160aa19
 @tf.function(input_signature=[_M, _M, _M, _M, _V, _V], autograph=False)
@@ -162,13 +164,14 @@ def _gene_terms(counts, mean, dispersion):
     def per_gene(values):
         return np.bincount(gene, values, len(r))
 
-    value = per_gene(gammaln(seen + shape) - gammaln(shape) - seen * np.log(shape)) - ((y + r) * np.log1p(mu / r)).sum(0)
+    value = per_gene(gammaln(seen + shape) - gammaln(shape) - seen * np.log(shape))
+    value -= ((y + r) * np.log1p(mu / r)).sum(0)
     first = per_gene(digamma(seen + shape) - digamma(shape)) + ((mu - y) / (r + mu) - np.log1p(mu / r)).sum(0)
     second = per_gene(polygamma(1, seen + shape) - polygamma(1, shape))
     second += (mu / (r * (r + mu)) - (mu - y) / (r + mu) ** 2).sum(0)
     return np.stack([value, r * first, r**2 * second + r * first])
 
-
+# %% ../../nbs/2_probability/20_likelihoods.ipynb #e2c1d3e6
 def _learn_dispersion(self, blocks: "Callable", dispersion: np.ndarray, n_steps: int = 4) -> np.ndarray:  # noqa: F821
     """Better dispersions.
 
@@ -195,26 +198,27 @@ def _learn_dispersion(self, blocks: "Callable", dispersion: np.ndarray, n_steps:
         log_r = np.clip(kept + step, *-np.log(DISPERSIONS)[::-1])
     return np.exp(-kept).astype(np.float32)
 
-# %% ../../nbs/2_probability/20_likelihoods.ipynb #e2c1d3e6
+# %% ../../nbs/2_probability/20_likelihoods.ipynb #87dde5aa
+def _nb_read(self, counts, log_factors, expected, loadings, size_factors, dispersion) -> Pass:
+    """One pass over a block of spots; see `Poisson.read`."""
+    return _as_pass(_negative_binomial_pass(counts, log_factors, expected, loadings, size_factors, dispersion))
+
+
+def _nb_log_prob(self, counts, mean, dispersion) -> tf.Tensor:
+    """Log-probability of each count; see `Poisson.log_prob`."""
+    r = 1.0 / dispersion
+    scatter = tf.math.lgamma(counts + r) - tf.math.lgamma(r) - tf.math.lgamma(counts + 1.0) - counts * tf.math.log(r)
+    return tf.math.xlogy(counts, mean) - (counts + r) * tf.math.log1p(mean / r) + scatter
+
+
 @dataclass(frozen=True)
 class NegativeBinomial(Poisson):
-    """Counts with a dispersion for each gene, Eq. @eq-negative-binomial; `read` and `log_prob` as for Poisson counts."""
+    """Counts with a dispersion for each gene, Eq. @eq-negative-binomial."""
 
     name = "nb"
     weighted = True
     start = 0.1
-    constant, learn = _nb_constant, _learn_dispersion
-
-    def read(self, counts, log_factors, expected, loadings, size_factors, dispersion) -> Pass:
-        """One pass over a block of spots; see `Poisson.read`."""
-        found = _negative_binomial_pass(counts, log_factors, expected, loadings, size_factors, dispersion)
-        return _as_pass(found)
-
-    def log_prob(self, counts, mean, dispersion) -> tf.Tensor:
-        """Log-probability of each count; see `Poisson.log_prob`."""
-        r = 1.0 / dispersion
-        scatter = tf.math.lgamma(counts + r) - tf.math.lgamma(r) - tf.math.lgamma(counts + 1.0) - counts * tf.math.log(r)
-        return tf.math.xlogy(counts, mean) - (counts + r) * tf.math.log1p(mean / r) + scatter
+    constant, learn, read, log_prob = _nb_constant, _learn_dispersion, _nb_read, _nb_log_prob
 
 # %% ../../nbs/2_probability/20_likelihoods.ipynb #59ca4d96
 @dataclass(frozen=True)

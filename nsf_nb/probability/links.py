@@ -35,7 +35,7 @@ def lognormal_moments(
     expected = np.exp(np.minimum(mean + variance / 2, _LARGEST))
     return expected, expected * np.sqrt(np.expm1(np.minimum(variance, _LARGEST)))
 
-
+# %% ../../nbs/2_probability/26_links.ipynb #a2bd97d6
 def limited_moments(
     mean: Float[np.ndarray, "N L"], variance: Float[np.ndarray, "N L"], ceiling: Float[np.ndarray, "L"]
 ) -> tuple[Float[np.ndarray, "N L"], Float[np.ndarray, "N L"]]:
@@ -62,46 +62,86 @@ def limited_moments(
     second = np.exp(np.minimum(2 * mean + 2 * variance, 2 * _LARGEST)) * below[1] + np.exp(2 * top) * above
     return first, np.sqrt(np.maximum(second - first**2, 0.0))
 
-# %% ../../nbs/2_probability/26_links.ipynb #a2bd97d6
+# %% ../../nbs/2_probability/26_links.ipynb #c5aad932
+def _amounts_moments(
+    self, mean: Float[np.ndarray, "N L"], variance: Float[np.ndarray, "N L"], ceiling: Float[np.ndarray, "L"]
+) -> tuple[Float[np.ndarray, "N L"], Float[np.ndarray, "N L"]]:
+    """Mean and standard deviation of the factors as they are read, exp(f) limited by the ceiling.
+
+    Parameters
+    ----------
+    mean, variance, ceiling
+        N×L, of f; L.
+
+    Returns
+    -------
+    tuple
+        N×L each.
+    """
+    return limited_moments(mean, variance, ceiling)
+
+
+def _amounts_mix(self, factors: tf.Tensor, loadings: tf.Tensor, intercept: tf.Tensor | None = None) -> tf.Tensor:
+    """Mean of the data at size factor one, from draws of f.
+
+    Parameters
+    ----------
+    factors, loadings, intercept
+        …×N×L draws of f; J×L; not used.
+
+    Returns
+    -------
+    tf.Tensor
+        …×N×J.
+    """
+    return tf.matmul(tf.exp(factors), loadings, transpose_b=True)
+
+# %% ../../nbs/2_probability/26_links.ipynb #adf07c69
 @dataclass(frozen=True)
 class ExponentiateThenMix:
     """Nonnegative family, Eq. @eq-exponentiate-then-mix."""
 
     nonnegative = True
+    moments, mix = _amounts_moments, _amounts_mix
 
-    def moments(
-        self, mean: Float[np.ndarray, "N L"], variance: Float[np.ndarray, "N L"], ceiling: Float[np.ndarray, "L"]
-    ) -> tuple[Float[np.ndarray, "N L"], Float[np.ndarray, "N L"]]:
-        """Mean and standard deviation of the factors as they are read, exp(f) limited by the ceiling.
 
-        Parameters
-        ----------
-        mean, variance, ceiling
-            N×L, of f; L.
-
-        Returns
-        -------
-        tuple
-            N×L each.
-        """
-        return limited_moments(mean, variance, ceiling)
-
-    def mix(self, factors: tf.Tensor, loadings: tf.Tensor, intercept: tf.Tensor | None = None) -> tf.Tensor:
-        """Mean of the data at size factor one, from draws of f.
-
-        Parameters
-        ----------
-        factors, loadings, intercept
-            …×N×L draws of f; J×L; not used.
-
-        Returns
-        -------
-        tf.Tensor
-            …×N×J.
-        """
-        return tf.matmul(tf.exp(factors), loadings, transpose_b=True)
 
 # %% ../../nbs/2_probability/26_links.ipynb #6ef0e503
+def _deviations_moments(
+    self, mean: Float[np.ndarray, "N L"], variance: Float[np.ndarray, "N L"], ceiling: Float[np.ndarray, "L"]
+) -> tuple[Float[np.ndarray, "N L"], Float[np.ndarray, "N L"]]:
+    """Mean and standard deviation of the factors as they are read, f itself.
+
+    Parameters
+    ----------
+    mean, variance, ceiling
+        N×L, of f; not used.
+
+    Returns
+    -------
+    tuple
+        N×L each.
+    """
+    return mean, np.sqrt(variance)
+
+
+def _deviations_mix(self, factors: tf.Tensor, loadings: tf.Tensor, intercept: tf.Tensor) -> tf.Tensor:
+    """Mean of the data at size factor one, from draws of f.
+
+    Parameters
+    ----------
+    factors, loadings, intercept
+        …×N×L draws of f; J×L; J.
+
+    Returns
+    -------
+    tf.Tensor
+        …×N×J.
+    """
+    mixture = intercept + tf.matmul(factors, loadings, transpose_b=True)
+    return tf.exp(mixture) if self.exponential else mixture
+
+# %% ../../nbs/2_probability/26_links.ipynb #bfd2cfc4
 @dataclass(frozen=True)
 class MixThenLink:
     """Real-valued family, Eq. @eq-mix-then-link.
@@ -114,36 +154,6 @@ class MixThenLink:
 
     exponential: bool = True
     nonnegative = False
+    moments, mix = _deviations_moments, _deviations_mix
 
-    def moments(
-        self, mean: Float[np.ndarray, "N L"], variance: Float[np.ndarray, "N L"], ceiling: Float[np.ndarray, "L"]
-    ) -> tuple[Float[np.ndarray, "N L"], Float[np.ndarray, "N L"]]:
-        """Mean and standard deviation of the factors as they are read, f itself.
 
-        Parameters
-        ----------
-        mean, variance, ceiling
-            N×L, of f; not used.
-
-        Returns
-        -------
-        tuple
-            N×L each.
-        """
-        return mean, np.sqrt(variance)
-
-    def mix(self, factors: tf.Tensor, loadings: tf.Tensor, intercept: tf.Tensor) -> tf.Tensor:
-        """Mean of the data at size factor one, from draws of f.
-
-        Parameters
-        ----------
-        factors, loadings, intercept
-            …×N×L draws of f; J×L; J.
-
-        Returns
-        -------
-        tf.Tensor
-            …×N×J.
-        """
-        mixture = intercept + tf.matmul(factors, loadings, transpose_b=True)
-        return tf.exp(mixture) if self.exponential else mixture

@@ -123,7 +123,7 @@ def counts_moments(
         variance = variance + state.dispersion * (mean**2 + variance)
     return mean, variance
 
-
+# %% ../../nbs/5_reading/52_prediction.ipynb #12bcc972
 def count_interval(
     mean: Float[np.ndarray, "N J"], variance: Float[np.ndarray, "N J"], coverage: float = 0.9
 ) -> tuple[Float[np.ndarray, "N J"], Float[np.ndarray, "N J"]]:
