@@ -35,7 +35,7 @@ def _check_fit(model: FactorModel, data: SpatialCounts) -> None:
 
 # %% ../nbs/6_interface/69_factorization.ipynb #6fa321d6
 def weights_of(found: FitResult, size_factors: np.ndarray) -> np.ndarray:
-    """How much each factor accounts for: of the expected counts, @eq-estimators-shares; of the variance, if loadings have signs.
+    """How much each factor accounts for: counts (@eq-estimators-shares), or variance if loadings have signs.
 
     Parameters
     ----------
@@ -242,8 +242,8 @@ def _evaluate(self, adata: Any) -> dict[str, float]:
     Returns
     -------
     dict
-        deviance, paper_deviance, rmse (smaller is better) and log_likelihood (nats per spot, larger is better), of Poisson
-        counts or, if the model has a negative binomial likelihood, of those.
+        deviance, paper_deviance, rmse (smaller is better) and log_likelihood (nats per spot, larger is better), of
+        Poisson counts or, if the model has a negative binomial likelihood, of those.
     """
     return _sums(self, _read(_fitted(self), adata))
 
@@ -301,8 +301,8 @@ def _interpret(self, mode: str = "spde") -> Interpretation:
 
 # %% ../nbs/6_interface/69_factorization.ipynb #326b795f
 _LEARNED = (
-    "loadings_", "factors_", "factor_std_", "length_scales_", "amplitudes_", "dispersion_", "history", "elbo_", "converged_",
-    "n_iter_", "seconds_", "coords_", "layer_", "spatial_key_", "size_factors_", "feature_names_", "state_",
+    "loadings_", "factors_", "factor_std_", "length_scales_", "amplitudes_", "dispersion_", "history", "elbo_",
+    "converged_", "n_iter_", "seconds_", "coords_", "layer_", "spatial_key_", "size_factors_", "feature_names_", "state_",
     "result_", "data_",
 )
 
