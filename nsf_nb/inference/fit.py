@@ -20,6 +20,7 @@ from .coordinate_ascent import CoordinateAscent
 from .factor_updates import SpatialFactors
 from .kernel_learning import KernelLearner
 from .race import best_start, n_race_sweeps, refine
+from .real_valued import fit_real
 from ..models.factor_model import Elbo, FactorModel, FactorState
 from ..probability.inducing import choose_inducing_points, n_inducing_points
 from ..probability.links import lognormal_moments
@@ -170,6 +171,20 @@ def climb(engine: CoordinateAscent, how: FitSettings, diary: _Diary) -> bool:
     return False
 
 # %% ../../nbs/4_inference/46_fit.ipynb #df1409cb
+def _fit_amounts(model, data, scaling, how, diary):
+    """Fit mixtures of exponentials to counts."""
+    rng = streams(how.seed, "starts")
+    coarse = diary.timed("starts", best_start, model, data, how.n_starts, rng["starts"], diary)
+    points = choose_inducing_points(data.coords, how.n_inducing, data.size_factors)
+    engine = diary.timed("refine", refine, model, data, points, coarse)
+    converged = climb(engine, how, diary)
+    diary.close()
+    if not converged:
+        logger.info("the bound still rises after %d sweeps; allow more to go on", how.max_sweeps)
+    found = lognormal_moments(engine.factors.log_factors.astype(np.float64), engine.factors.variance)
+    return FitResult(model, engine.state(), scaling, *found, engine.elbo(), diary.rows, converged, diary.seconds)
+
+# %% ../../nbs/4_inference/46_fit.ipynb #29395b6a
 def fit(model: FactorModel, data: SpatialCounts, how: FitSettings | None = None) -> FitResult:
     """Fit a model to counts in space.
 
@@ -193,18 +208,11 @@ def fit(model: FactorModel, data: SpatialCounts, how: FitSettings | None = None)
         If the bound is not finite.
     """
     how = FitSettings() if how is None else how
-    rng = streams(how.seed, "starts")
     scaling = CoordinateScaling.fit(data.coords)
     data = replace(data, coords=scaling.apply(data.coords))
-    diary = _Diary(n_race_sweeps(how.n_starts) + how.max_sweeps)
+    amounts = model.link.nonnegative and model.likelihood.counts
+    diary = _Diary((n_race_sweeps(how.n_starts) if amounts else 0) + how.max_sweeps)
     try:
-        coarse = diary.timed("starts", best_start, model, data, how.n_starts, rng["starts"], diary)
-        points = choose_inducing_points(data.coords, how.n_inducing, data.size_factors)
-        engine = diary.timed("refine", refine, model, data, points, coarse)
-        converged = climb(engine, how, diary)
+        return (_fit_amounts if amounts else fit_real)(model, data, scaling, how, diary)
     finally:
         diary.close()
-    if not converged:
-        logger.info("the bound still rises after %d sweeps; allow more to go on", how.max_sweeps)
-    found = lognormal_moments(engine.factors.log_factors.astype(np.float64), engine.factors.variance)
-    return FitResult(model, engine.state(), scaling, *found, engine.elbo(), diary.rows, converged, diary.seconds)

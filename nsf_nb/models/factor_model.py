@@ -171,6 +171,9 @@ def _factors_at(self, coords: Float[np.ndarray, "N D"]) -> tuple[Float[np.ndarra
     return self.link.moments(*self.at(coords), ceiling)
 
 # %% ../../nbs/3_models/30_factor_model.ipynb #f381009a
+_SMALLEST = 0.05  # of the gene's mean, what normal values may predict at least
+
+
 def _expected(
     self, factors: Float[np.ndarray, "N L"], factors_std: Float[np.ndarray, "N L"], size_factors: Float[np.ndarray, "N"]
 ) -> Float[np.ndarray, "N J"]:
@@ -188,12 +191,14 @@ def _expected(
     """
     if self.link.nonnegative:
         return size_factors[:, None] * (factors @ self.loadings.T)
-    mixture = self.intercept + factors @ self.loadings.T
+    n = self.loadings.shape[1] if self.level is None else self.spatial_columns
+    w, level = self.loadings[:, :n].T, 0.0 if self.level is None else self.level
+    mixture = self.intercept + level + factors[:, :n] @ w
     if not self.link.exponential:
-        return size_factors[:, None] * mixture
-    return size_factors[:, None] * np.exp(np.minimum(mixture + 0.5 * factors_std**2 @ (self.loadings**2).T, 30.0))
+        return size_factors[:, None] * np.maximum(mixture, _SMALLEST * self.intercept)
+    return size_factors[:, None] * np.exp(np.minimum(mixture + 0.5 * factors_std[:, :n] ** 2 @ w**2, 30.0))
 
-
+# %% ../../nbs/3_models/30_factor_model.ipynb #7d0e9de7
 def _mean_at(
     self, coords: Float[np.ndarray, "N D"], size_factors: Float[np.ndarray, "N"]
 ) -> Float[np.ndarray, "N J"]:
@@ -211,7 +216,7 @@ def _mean_at(
     """
     return self.expected(*self.factors_at(coords), size_factors)
 
-# %% ../../nbs/3_models/30_factor_model.ipynb #7d0e9de7
+# %% ../../nbs/3_models/30_factor_model.ipynb #3a570eda
 @dataclass(frozen=True)
 class FactorState:
     """What a fit has found.
@@ -224,8 +229,8 @@ class FactorState:
         L, what a predicted factor may not exceed, Eq. @eq-ceiling. Default None: no limit.
     dispersion
         J: dispersions or variances of the genes. Default None: the likelihood has none.
-    intercept
-        J: b of Eq. @eq-mix-then-link. Default None: the link has none.
+    intercept, level
+        J each: b of Eq. @eq-mix-then-link, and the level of Eq. @eq-level. Default None: the link or the model has none.
     link
         Default: exponentiate, then mix.
     """
@@ -235,8 +240,14 @@ class FactorState:
     ceiling: Float[np.ndarray, "L"] | None = None
     dispersion: Float[np.ndarray, "J"] | None = None
     intercept: Float[np.ndarray, "J"] | None = None
+    level: Float[np.ndarray, "J"] | None = None
     link: ExponentiateThenMix | MixThenLink = field(default_factory=ExponentiateThenMix)
     at, factors_at, expected, mean_at = _at, _factors_at, _expected, _mean_at
+
+    @property
+    def spatial_columns(self) -> int:
+        """How many factors are spatial."""
+        return 0 if self.spatial is None else len(self.spatial.amplitudes)
 
     @property
     def spatial(self) -> SpatialPosterior | None:

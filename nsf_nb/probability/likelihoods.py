@@ -126,6 +126,7 @@ class Poisson:
     """Poisson counts with exposure, Eq. @eq-poisson (Lee & Seung 2001; Cemgil 2009 for the pass over the counts)."""
 
     name = "poisson"
+    counts = True
     weighted = False  # whether the rate term is other than the expected count
     start = None  # dispersion of a gene before it is learned
     constant, read, log_prob = _constant, _poisson_read, _poisson_log_prob
@@ -226,6 +227,7 @@ class Gaussian:
     """Normalised values with normal noise; the dispersion is the variance of a gene."""
 
     name = "gaussian"
+    counts = False
     weighted = False
     start = 1.0
 
