@@ -184,6 +184,25 @@ def test_global_state_is_left_alone(split):
     assert np.array_equal(split[0].obsm["spatial"], before.obsm["spatial"])
 
 
+def test_small_fits_take_one_thread(split, monkeypatch):
+    from threadpoolctl import threadpool_info
+
+    from nsf_nb.inference import mofapy2 as ours
+
+    def threads():
+        return [pool["num_threads"] for pool in threadpool_info()]
+
+    class Looking(ours.entry_point()):
+        def build(self):
+            inside.extend(threads())
+            super().build()
+
+    inside, before = [], threads()
+    monkeypatch.setattr(ours, "entry_point", lambda: Looking)
+    mefisto(max_iter=3).fit(split[0], layer="counts")
+    assert inside and set(inside) == {1} and threads() == before
+
+
 def test_silence(split, capsys, caplog):
     caplog.set_level(logging.DEBUG, logger="nsf_nb")
     mefisto(max_iter=3).fit(split[0], layer="counts")
