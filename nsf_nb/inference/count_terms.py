@@ -86,8 +86,10 @@ def _genes(self, m, v, mixing, genes=None):
     """Both parts of Eq. @eq-mixed-bound for each gene."""
     return [sum(parts) for parts in zip(*_read(self, _gene_pass, m, v, mixing, genes), strict=True)]
 
-
-def _value(self, m: Float[np.ndarray, "N L"], v: Float[np.ndarray, "N L"], mixing: Mixing) -> tuple[float, float, float]:
+# %% ../../nbs/4_inference/4B_count_terms.ipynb #eff333e9
+def _value(
+    self, m: Float[np.ndarray, "N L"], v: Float[np.ndarray, "N L"], mixing: Mixing
+) -> tuple[float, float, float]:
     """Expected log-likelihood of the counts, in the parts of the bound, Eq. @eq-mixed-bound.
 
     Parameters
@@ -107,7 +109,7 @@ def _value(self, m: Float[np.ndarray, "N L"], v: Float[np.ndarray, "N L"], mixin
         self._constant = self.likelihood.constant(self.data.counts, self.data.size_factors, own)
     return float(data.sum()), float(rate.sum()), self._constant
 
-
+# %% ../../nbs/4_inference/4B_count_terms.ipynb #84f60226
 def _slopes(
     self, m: Float[np.ndarray, "N L"], v: Float[np.ndarray, "N L"], mixing: Mixing
 ) -> tuple[Float[np.ndarray, "N L"], Float[np.ndarray, "N L"]]:
@@ -136,7 +138,7 @@ def _newton_steps(slope, bend):
     steps = np.linalg.solve(bend + (1e-7 * trace + 1e-9) * np.eye(bend.shape[1]), slope[..., None])[..., 0]
     return steps * np.minimum(1.0, _CAP / np.maximum(np.abs(steps).max(axis=1, keepdims=True), 1e-12))
 
-
+# %% ../../nbs/4_inference/4B_count_terms.ipynb #5e7184d7
 def _improve(self, m: Float[np.ndarray, "N L"], v: Float[np.ndarray, "N L"], mixing: Mixing) -> Mixing:
     """Better loadings and intercepts at given factors, one damped Newton step for each gene; no gene is worse off.
 

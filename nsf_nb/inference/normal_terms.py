@@ -35,8 +35,10 @@ def _prepare(self, mixing: Mixing) -> None:
     self._own = float((own / mixing.dispersion).sum())
     self._constant = -0.5 * self.n_obs * float(np.log(2 * np.pi * mixing.dispersion).sum())
 
-
-def _value(self, m: Float[np.ndarray, "N L"], v: Float[np.ndarray, "N L"], mixing: Mixing) -> tuple[float, float, float]:
+# %% ../../nbs/4_inference/4A_normal_terms.ipynb #642e23e3
+def _value(
+    self, m: Float[np.ndarray, "N L"], v: Float[np.ndarray, "N L"], mixing: Mixing
+) -> tuple[float, float, float]:
     """Expected log-likelihood of the values, in the parts of the bound, Eq. @eq-normal-bound.
 
     Parameters
@@ -93,7 +95,7 @@ def _constrained(w, products, gram):
             w[:, l] = np.maximum(0.0, w[:, l] + (products[:, l] - w @ gram[:, l]) / gram[l, l])
     return w
 
-
+# %% ../../nbs/4_inference/4A_normal_terms.ipynb #aa36d80f
 def _improve(self, m: Float[np.ndarray, "N L"], v: Float[np.ndarray, "N L"], mixing: Mixing) -> Mixing:
     """Better loadings, intercepts and variances at given factors; the bound does not fall.
 
@@ -124,6 +126,24 @@ def _improve(self, m: Float[np.ndarray, "N L"], v: Float[np.ndarray, "N L"], mix
     return Mixing(w, None, variance) if b is None else Mixing(loadings, b, variance)
 
 # %% ../../nbs/4_inference/4A_normal_terms.ipynb #805fc830
+def _begin(self, n_factors: int) -> Mixing:
+    """Loadings of zero, the mean and the variance of each gene.
+
+    Parameters
+    ----------
+    n_factors
+        L.
+
+    Returns
+    -------
+    Mixing
+        Before any factor.
+    """
+    spread = np.maximum(self.squares / self.n_obs - (self.sums / self.n_obs) ** 2, self.floor)
+    intercept = None if self.link.nonnegative else self.sums / self.n_obs
+    return Mixing(np.zeros((len(spread), n_factors)), intercept, spread)
+
+# %% ../../nbs/4_inference/4A_normal_terms.ipynb #3012a75c
 class NormalTerm:
     """Expected log-likelihood of normal values.
 
@@ -146,23 +166,4 @@ class NormalTerm:
         self.floor = _SHARE * np.where(spread > 0, spread, max(spread.mean(), 1e-8))
         self._zero, self._for = np.zeros(data.n_features), None
 
-    value, slopes, improve, prepare = _value, _slopes, _improve, _prepare
-
-    def begin(self, n_factors: int) -> Mixing:
-        """Loadings of zero, the mean and the variance of each gene.
-
-        Parameters
-        ----------
-        n_factors
-            L.
-
-        Returns
-        -------
-        Mixing
-            Before any factor.
-        """
-        spread = np.maximum(self.squares / self.n_obs - (self.sums / self.n_obs) ** 2, self.floor)
-        intercept = None if self.link.nonnegative else self.sums / self.n_obs
-        return Mixing(np.zeros((len(spread), n_factors)), intercept, spread)
-
-
+    value, slopes, improve, prepare, begin = _value, _slopes, _improve, _prepare, _begin

@@ -79,7 +79,7 @@ def _slope(self, gradient, change):
         rest = rest[n:]
     return float((gradient * np.concatenate(columns, axis=1)).sum())
 
-
+# %% ../../nbs/4_inference/4C_real_ascent.ipynb #3e0a1761
 def _renew(self, every=False):
     """New covariances where sites have changed, and of independent factors; returns how many."""
     old, cheap, renewed = sites(self.factors), ~np.repeat(*self.spatial), 0
@@ -129,7 +129,7 @@ def _turned(array, own, r):
     array[..., own] = array[..., own] @ r.astype(array.dtype)
     return array
 
-
+# %% ../../nbs/4_inference/4C_real_ascent.ipynb #73ba2d14
 def _turn(self, part, own, columns, found):
     memory, mixing, parts, base = remember(self.factors), self.mixing, self.parts, self.total
     precision, r = found[0][::-1], found[1][:, ::-1]
@@ -145,7 +145,7 @@ def _turn(self, part, own, columns, found):
         self.mixing, self.parts = mixing, parts
 
 # %% ../../nbs/4_inference/4C_real_ascent.ipynb #bfc2f586
-_EARLY, _EVERY = 2, 3  # dispersions are learned at the first two refreshes, then at every third: it costs more than a sweep
+_EARLY, _EVERY = 2, 3  # dispersions are learned at the first two refreshes, then at every third
 
 
 def _onward(self, new, old, momentum):
@@ -183,7 +183,7 @@ def _improve(self, step=None) -> None:
     if self.value() < base:
         self.mixing, self.parts = kept, parts
 
-
+# %% ../../nbs/4_inference/4C_real_ascent.ipynb #964f4c5d
 def _sweep(self) -> Elbo:
     """Move everything once; the bound does not fall. Returns the bound after."""
     _improve(self)
@@ -204,6 +204,29 @@ def _refresh(self) -> int:
     return _renew(self, every=True)
 
 # %% ../../nbs/4_inference/4C_real_ascent.ipynb #7418ab1f
+def _value(self) -> float:
+    """The bound at the present state.
+
+    Returns
+    -------
+    float
+        In nats.
+    """
+    self.parts = *self.term.value(*self.marginals, self.mixing), float(self.factors.kl.sum())
+    return self.total
+
+
+def _elbo(self) -> Elbo:
+    """The bound as a record, Eq. @eq-real-bound.
+
+    Returns
+    -------
+    Elbo
+        At the state that was valued last.
+    """
+    return Elbo(*self.parts, self.term.n_obs)
+
+# %% ../../nbs/4_inference/4C_real_ascent.ipynb #8b3ee4fd
 class RealAscent:
     """The engine on one data set, for real-valued models and for normal values.
 
@@ -227,6 +250,7 @@ class RealAscent:
         self.value()
 
     sweep, refresh, improve, slope = _sweep, _refresh, _improve, _slope
+    value, elbo = _value, _elbo
 
     @property
     def marginals(self) -> tuple[Float[np.ndarray, "N L"], Float[np.ndarray, "N L"]]:
@@ -237,14 +261,3 @@ class RealAscent:
     def total(self) -> float:
         """The bound at the state that was valued last."""
         return self.elbo().total
-
-    def value(self) -> float:
-        """The bound at the present state."""
-        self.parts = *self.term.value(*self.marginals, self.mixing), float(self.factors.kl.sum())
-        return self.total
-
-    def elbo(self) -> Elbo:
-        """The bound as a record, Eq. @eq-real-bound."""
-        return Elbo(*self.parts, self.term.n_obs)
-
-

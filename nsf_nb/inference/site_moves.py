@@ -151,7 +151,7 @@ class RealFactors(IndependentFactors):
         m = self.log_factors
         return IndependentPosterior(self.prior, m.mean(axis=0), m.var(axis=0) + self.variance.mean(axis=0))
 
-
+# %% ../../nbs/4_inference/49_site_moves.ipynb #63eea432
 def independent_direction(
     factors: IndependentFactors, columns: list[int], gradient: Float[np.ndarray, "N L"],
     precision: Float[np.ndarray, "N L"],
@@ -239,7 +239,7 @@ def renew(groups: Groups, columns: list[int], precision: Float[np.ndarray, "N L"
             part.variance = part.variance.copy()
             part.variance[:, own] = variance
 
-
+# %% ../../nbs/4_inference/49_site_moves.ipynb #81b872a7
 def sites(groups: Groups) -> Float[np.ndarray, "N L"]:
     """The sites that the present covariances belong to.
 
