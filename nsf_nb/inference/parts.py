@@ -94,6 +94,16 @@ def _spatial_kl(self, rows):
     return 0.5 * (squares - n) - _sum(self.log_diagonal)
 
 
+def _scale(self):
+    """R, G×M×M."""
+    return tf.linalg.set_diag(self.lower, tf.exp(self.log_diagonal))
+
+
+def _seen(self, projection):
+    """A and d, M×N and N."""
+    return tuple(tf.cast(value, self.mean.dtype) for value in (projection.basis, projection.residual))
+
+
 def _spatial_posterior(self, prior, points):
     """As the rest of the package wants it."""
     found = (self.length_scales, np.exp(self.log_amplitude.numpy()), self.trend.numpy().T, self.mean.numpy().T)
@@ -127,21 +137,13 @@ class SpatialPart:
         self.lower, self.log_diagonal = variable(np.tril(scale, -1)), variable(np.log(diagonal))
         self.log_amplitude, self.length_scales = variable(np.log(posterior.amplitudes[g])), posterior.length_scales[g]
 
-    marginals, kl, posterior = _spatial_marginals, _spatial_kl, _spatial_posterior
+    marginals, kl, posterior, scale, seen = _spatial_marginals, _spatial_kl, _spatial_posterior, _scale, _seen
     local = False  # whether the divergence is a sum over spots
 
     @property
     def variables(self) -> list[tf.Variable]:
         """All that every step moves; kernels move apart."""
         return [self.trend, self.mean, self.lower, self.log_diagonal]
-
-    def scale(self) -> tf.Tensor:
-        """R, G×M×M."""
-        return tf.linalg.set_diag(self.lower, tf.exp(self.log_diagonal))
-
-    def seen(self, projection: Projection) -> tuple[tf.Tensor, tf.Tensor]:
-        """A and d, M×N and N."""
-        return tuple(tf.cast(value, self.mean.dtype) for value in (projection.basis, projection.residual))
 
 # %% ../../nbs/4_inference/4E_parts.ipynb #e225d3cf
 def _independent_marginals(self, rows, seen=(), tilt=None):
@@ -156,7 +158,7 @@ def _independent_kl(self, rows):
     terms = (tf.exp(log_variance) + (mean - self.centre) ** 2) / spread - 1 - log_variance + np.log(spread)
     return 0.5 * _sum(terms)
 
-
+# %% ../../nbs/4_inference/4E_parts.ipynb #d8ca7a4e
 class IndependentPart:
     """Variables of G factors with a value at each spot.
 

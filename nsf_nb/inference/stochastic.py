@@ -37,7 +37,7 @@ def on_counts(model: FactorModel) -> bool:
     """
     return isinstance(model.likelihood, Poisson)
 
-
+# %% ../../nbs/4_inference/48_stochastic.ipynb #9bdd6bfa
 def sampled_log_likelihood(
     model: FactorModel, values: tf.Tensor, size_factors: tf.Tensor, draws: tf.Tensor, emission: tuple
 ) -> tf.Tensor:
@@ -83,7 +83,7 @@ def has_analytic_rate(model: FactorModel) -> bool:
     """
     return on_counts(model) and not model.likelihood.weighted and model.link.nonnegative
 
-
+# %% ../../nbs/4_inference/48_stochastic.ipynb #ea800b1b
 def exact_rate(size_factors: tf.Tensor, mean: tf.Tensor, variance: tf.Tensor, loadings: tf.Tensor) -> tf.Tensor:
     """Expected rate of a block, second term of Eq. @eq-rate-correction.
 
@@ -100,7 +100,7 @@ def exact_rate(size_factors: tf.Tensor, mean: tf.Tensor, variance: tf.Tensor, lo
     rate = size_factors[:, None] * tf.exp(mean + variance / 2) * tf.reduce_sum(loadings, axis=0)
     return tf.reduce_sum(tf.cast(rate, tf.float64))
 
-
+# %% ../../nbs/4_inference/48_stochastic.ipynb #f14dfeb0
 def rate_correction(
     size_factors: tf.Tensor, draws: tf.Tensor, mean: tf.Tensor, variance: tf.Tensor, loadings: tf.Tensor
 ) -> tf.Tensor:
@@ -143,7 +143,7 @@ class SampledElbo:
         """The bound per spot."""
         return self.total / self.n_obs
 
-
+# %% ../../nbs/4_inference/48_stochastic.ipynb #776a30fc
 def at_spots(found: FitResult) -> tuple[Float[np.ndarray, "N L"], Float[np.ndarray, "N L"], float]:
     """Marginals of f at the training spots, from the moments that a fit has left.
 
@@ -230,6 +230,19 @@ def emission_of(state: FactorState) -> tuple:
 _BLOCK = 4096
 
 
+def _totals(model, data, mean, sd, emission, n_samples, seed):
+    """Log-likelihood of all data at each draw."""
+    totals = np.zeros(n_samples)
+    for start in range(0, data.n_obs, _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        values, s = block_of(model, data, rows)
+        for i in range(n_samples):
+            noise = tf.random.stateless_normal([1, *mean[rows].shape], seed=[seed, start + i * data.n_obs])
+            draws = mean[rows] + sd[rows].astype(np.float32) * noise
+            totals[i] += float(sampled_log_likelihood(model, values, s, draws, emission)[0])
+    return totals
+
+# %% ../../nbs/4_inference/48_stochastic.ipynb #415fceb4
 def sampled_elbo(
     model: FactorModel, state: FactorState, data: SpatialCounts, n_samples: int = 100, seed: int = 0,
     spots: tuple | None = None,
@@ -259,14 +272,6 @@ def sampled_elbo(
     """
     check_int("n_samples", n_samples, 2)
     mean, variance, kl = spots_of(state, data.coords) if spots is None else spots
-    emission, totals = emission_of(state), np.zeros(n_samples)
-    mean, sd = np.asarray(mean, np.float32), np.sqrt(variance, dtype=np.float32)
-    for start in range(0, data.n_obs, _BLOCK):
-        rows = slice(start, start + _BLOCK)
-        values, s = block_of(model, data, rows)
-        for i in range(n_samples):
-            noise = tf.random.stateless_normal([1, *mean[rows].shape], seed=[seed, start + i * data.n_obs])
-            draws = mean[rows] + sd[rows] * noise
-            totals[i] += float(sampled_log_likelihood(model, values, s, draws, emission)[0])
+    totals = _totals(model, data, np.asarray(mean, np.float32), np.sqrt(variance), emission_of(state), n_samples, seed)
     error = float(totals.std(ddof=1) / np.sqrt(n_samples))
     return SampledElbo(float(totals.mean()) - kl, error, n_samples, data.n_obs)

@@ -198,7 +198,7 @@ def _look_again(self):
     if self.spatial:
         self.projections.keep([part.anchor for part in self.spatial])
 
-
+# %% ../../nbs/4_inference/4F_stochastic_ascent.ipynb #5bb31488
 def _move_kernels(self):
     """One step of amplitudes and length scales, from the slopes of all spots."""
     for part in self.spatial:
@@ -256,7 +256,7 @@ def _joined(parts, prior, points):
     names = "length_scales", "amplitudes", "trend", "mean", "scale"
     return replace(found[0], **{name: np.concatenate([getattr(one, name) for one in found]) for name in names})
 
-
+# %% ../../nbs/4_inference/4F_stochastic_ascent.ipynb #6665a731
 def _state(self, spots=None):
     """What has been found, as plain arrays."""
     mean, variance, _ = self.spots() if spots is None else spots
@@ -267,7 +267,7 @@ def _state(self, spots=None):
     loadings, intercept, dispersion = (None if x is None else x.numpy().astype(float) for x in self.emission.values())
     loadings = np.where(self.emission.weights.numpy() == 0, 0.0, loadings)
     ceiling = HEADROOM * np.exp(mean + variance / 2).max(axis=0) if self.model.link.nonnegative else None
-    return FactorState(loadings, tuple(posteriors), ceiling, dispersion, intercept, self.model.link)
+    return FactorState(loadings, tuple(posteriors), ceiling, dispersion, intercept, link=self.model.link)
 
 
 def _elbo(self, state, spots):
@@ -293,7 +293,7 @@ def _parts_of(model, data, state, spots):
             parts.append(IndependentPart(group.prior, *own, free_centre=model.link.nonnegative))
     return parts
 
-
+# %% ../../nbs/4_inference/4F_stochastic_ascent.ipynb #ab0a1ea4
 class StochasticAscent:
     """The engine on one data set: holds all variables, and climbs the sampled bound epoch by epoch.
 

@@ -85,7 +85,7 @@ class SviSettings:
 def _among(engine, loadings, intercept, dispersion, link):
     """State and factors at the spots of a deterministic engine."""
     factors = engine.factors
-    state = FactorState(loadings, factors.posteriors(), None, dispersion, intercept, link)
+    state = FactorState(loadings, factors.posteriors(), None, dispersion, intercept, link=link)
     return state, (factors.log_factors, factors.variance, float(factors.kl.sum()))
 
 
@@ -237,10 +237,6 @@ def fit_svi(
         If the bound is not finite.
     ShapeError, ConfigError
         If `begin` is of another size, or does not know the factors at the spots; if the rate has no closed form.
-
-    References
-    ----------
-    Townes & Engelhardt (2023), Nature Methods.
     """
     how = SviSettings() if how is None else how
     _check(model, data, how, begin)
