@@ -14,7 +14,7 @@ from nsf_nb.core import settings  # noqa: E402
 from nsf_nb.data.counts import SpatialCounts  # noqa: E402
 from nsf_nb.data.scaling import CoordinateScaling  # noqa: E402
 from nsf_nb.inference.convergence import Convergence  # noqa: E402
-from nsf_nb.inference.count_terms import CountTerm  # noqa: E402
+from nsf_nb.inference.count_terms import CountTerm, _gene_pass, _read  # noqa: E402
 from nsf_nb.inference.factor_updates import SpatialFactors  # noqa: E402
 from nsf_nb.inference.fit import FitSettings, _Diary  # noqa: E402
 from nsf_nb.inference.groups import Groups  # noqa: E402
@@ -168,6 +168,20 @@ def test_negative_binomial_with_tiny_dispersion_is_poisson():
         assert np.allclose(mine, theirs, rtol=1e-3, atol=1e-2)
     mine, theirs = one.improve(m, v, Mixing(w, b)), other.improve(m, v, Mixing(w, b, small))
     assert np.allclose(mine.loadings, theirs.loadings, atol=2e-3)
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_no_gene_loses_however_bad_the_start(name):
+    data, _ = simulated(n=60, j=15)
+    rng, values = np.random.default_rng(2), []
+    m, v = rng.normal(size=(60, 2)), np.full((60, 2), 0.1)
+    term = CountTerm(data, COUNTS[name])
+    mixing = Mixing(1.5 * rng.normal(size=(15, 2)), rng.normal(size=15), np.full(15, 0.3) if name == "nb" else None)
+    for _ in range(8):
+        alone = [sum(part) for part in zip(*_read(term, _gene_pass, m, v, mixing), strict=True)]
+        values.append(alone[0] - alone[1])
+        mixing = term.improve(m, v, mixing)
+    assert np.all(np.diff(values, axis=0) >= -1e-9 * np.abs(values[1:])) and np.all(values[-1] > values[0])
 
 
 def test_starts_are_singular_vectors():
