@@ -12,6 +12,7 @@ from .core import ConfigError, check_choice, check_int, check_positive, explain,
 from .factorization import Factorization
 from .inference.convergence import Convergence
 from .inference.fit import FitSettings
+from .inference.svi import SviSettings
 from .models.factor_model import FactorModel
 from .models.hybrid import nsfh, rsfh
 from .models.nonspatial import fa, pnmf
@@ -22,7 +23,27 @@ from .probability.priors import GaussianProcess
 
 # %% ../nbs/6_interface/60_estimators.ipynb #c204cc06
 LIKELIHOODS = {"poisson": Poisson, "nb": NegativeBinomial, "gaussian": Gaussian}
-ENGINES = ("cavi",)
+
+
+def _cavi(params):
+    return FitSettings(
+        n_inducing=params.get("n_inducing", "auto"), n_starts=params["n_starts"], max_sweeps=params["max_iter"],
+        convergence=Convergence(params["tol"]), learn_kernels=params.get("learn_kernels", True),
+        seed=params["random_state"],
+    )
+
+
+def _svi(params):
+    return SviSettings(
+        n_inducing=params.get("n_inducing", "auto"), n_starts=params["n_starts"], max_epochs=params["max_iter"],
+        convergence=Convergence(params["tol"], 25), learn_kernels=params.get("learn_kernels", True),
+        seed=params["random_state"],
+    )
+
+
+ENGINES = {"cavi": _cavi, "svi": _svi}
+
+
 
 
 def kernel_of(kernel: "str | Kernel | object") -> Kernel:
@@ -41,24 +62,20 @@ def kernel_of(kernel: "str | Kernel | object") -> Kernel:
     return kernel if isinstance(kernel, Kernel) else Kernel(kernel)
 
 # %% ../nbs/6_interface/60_estimators.ipynb #636ea101
-def _plan(self) -> tuple[FactorModel, FitSettings]:
+def _plan(self) -> tuple[FactorModel, FitSettings | SviSettings]:
     """The model and how to fit it, from the parameters; a ConfigError names the first that is wrong."""
     params = self.get_params(deep=False)
     likelihood = LIKELIHOODS[check_choice("likelihood", params["likelihood"], tuple(LIKELIHOODS))]()
-    check_choice("inference", params["inference"], ENGINES)
+    settings_of = ENGINES[check_choice("inference", params["inference"], tuple(ENGINES))]
     learn = params.get("learn_kernels", True)
     if not isinstance(learn, (bool, np.bool_)):
         raise ConfigError(explain("True or False for learn_kernels", repr(learn), "pass one of them"))
     generator(params["random_state"])  # a check only: nothing is drawn from it
     prior = {"prior": GaussianProcess(kernel_of(params["kernel"]))} if "kernel" in params else {}
-    return self.family(*_sizes(params), likelihood=likelihood, **prior), FitSettings(
-        n_inducing=params.get("n_inducing", "auto"),
-        n_starts=check_int("n_starts", params["n_starts"], 1),
-        max_sweeps=check_int("max_iter", params["max_iter"], 1),
-        convergence=Convergence(check_positive("tol", params["tol"])),
-        learn_kernels=bool(learn),
-        seed=params["random_state"],
-    )
+    for name in ("n_starts", "max_iter"):
+        check_int(name, params[name], 1)
+    check_positive("tol", params["tol"])
+    return self.family(*_sizes(params), likelihood=likelihood, **prior), settings_of(params)
 
 
 def _sizes(params):
@@ -91,11 +108,11 @@ class NSF(Planned):
     n_inducing
         Inducing points M, or "auto" (default); never more than there are distinct places.
     inference
-        "cavi" (default): deterministic coordinate ascent.
+        "cavi" (default), deterministic coordinate ascent; "svi", the published stochastic gradients.
     n_starts
         Starts that are tried. Default 4.
     max_iter, tol
-        Sweeps of the final run, default 300; gain of the bound, relative, at which it stops, default 1e-4.
+        Sweeps of the final run (epochs of "svi"), default 300; relative gain of the bound that ends it, default 1e-4.
     learn_kernels
         Whether length scales and amplitudes move. Default True.
     random_state
@@ -123,11 +140,11 @@ class PNMF(Planned):
     likelihood
         "poisson" (default), "nb" (negative binomial) or "gaussian" (on normalised values).
     inference
-        "cavi" (default): deterministic coordinate ascent.
+        "cavi" (default), deterministic coordinate ascent; "svi", the published stochastic gradients.
     n_starts
         Starts that are tried. Default 4.
     max_iter, tol
-        Sweeps of the final run, default 300; gain of the bound, relative, at which it stops, default 1e-4.
+        Sweeps of the final run (epochs of "svi"), default 300; relative gain of the bound that ends it, default 1e-4.
     random_state
         Seed, Generator or SeedSequence; None for fresh entropy. Default 0.
     """
@@ -157,11 +174,11 @@ class NSFH(Planned):
     n_inducing
         Inducing points M, or "auto" (default); never more than there are distinct places.
     inference
-        "cavi" (default): deterministic coordinate ascent.
+        "cavi" (default), deterministic coordinate ascent; "svi", the published stochastic gradients.
     n_starts
-        Starts that are tried. Default 4.
+        Starts that are tried. Default 8: there are more ways to go wrong.
     max_iter, tol
-        Sweeps of the final run, default 300; gain of the bound, relative, at which it stops, default 1e-4.
+        Sweeps of the final run (epochs of "svi"), default 300; relative gain of the bound that ends it, default 1e-4.
     learn_kernels
         Whether length scales and amplitudes move. Default True.
     random_state
@@ -172,7 +189,7 @@ class NSFH(Planned):
 
     def __init__(
         self, n_spatial=5, n_nonspatial=5, *, likelihood="poisson", kernel="matern32", n_inducing="auto",
-        inference="cavi", n_starts=4, max_iter=300, tol=1e-4, learn_kernels=True, random_state=0,
+        inference="cavi", n_starts=8, max_iter=300, tol=1e-4, learn_kernels=True, random_state=0,
     ):
         self.n_spatial, self.n_nonspatial, self.likelihood, self.kernel = n_spatial, n_nonspatial, likelihood, kernel
         self.n_inducing, self.inference, self.n_starts, self.max_iter = n_inducing, inference, n_starts, max_iter
@@ -194,11 +211,11 @@ class RSF(Planned):
     n_inducing
         Inducing points M, or "auto" (default); never more than there are distinct places.
     inference
-        "cavi" (default): deterministic coordinate ascent.
+        "cavi" (default), deterministic coordinate ascent; "svi", the published stochastic gradients.
     n_starts
         Starts that are tried. Default 4.
     max_iter, tol
-        Sweeps of the final run, default 300; gain of the bound, relative, at which it stops, default 1e-4.
+        Sweeps of the final run (epochs of "svi"), default 300; relative gain of the bound that ends it, default 1e-4.
     learn_kernels
         Whether length scales and amplitudes move. Default True.
     random_state
@@ -226,11 +243,11 @@ class FA(Planned):
     likelihood
         "gaussian" (default, on normalised, centred values), "poisson" or "nb" (negative binomial).
     inference
-        "cavi" (default): deterministic coordinate ascent.
+        "cavi" (default), deterministic coordinate ascent; "svi", the published stochastic gradients.
     n_starts
         Starts that are tried. Default 4.
     max_iter, tol
-        Sweeps of the final run, default 300; gain of the bound, relative, at which it stops, default 1e-4.
+        Sweeps of the final run (epochs of "svi"), default 300; relative gain of the bound that ends it, default 1e-4.
     random_state
         Seed, Generator or SeedSequence; None for fresh entropy. Default 0.
     """
@@ -260,11 +277,11 @@ class RSFH(Planned):
     n_inducing
         Inducing points M, or "auto" (default); never more than there are distinct places.
     inference
-        "cavi" (default): deterministic coordinate ascent.
+        "cavi" (default), deterministic coordinate ascent; "svi", the published stochastic gradients.
     n_starts
-        Starts that are tried. Default 4.
+        Starts that are tried. Default 8: there are more ways to go wrong.
     max_iter, tol
-        Sweeps of the final run, default 300; gain of the bound, relative, at which it stops, default 1e-4.
+        Sweeps of the final run (epochs of "svi"), default 300; relative gain of the bound that ends it, default 1e-4.
     learn_kernels
         Whether length scales and amplitudes move. Default True.
     random_state
@@ -275,7 +292,7 @@ class RSFH(Planned):
 
     def __init__(
         self, n_spatial=5, n_nonspatial=5, *, likelihood="gaussian", kernel="matern32", n_inducing="auto",
-        inference="cavi", n_starts=4, max_iter=300, tol=1e-4, learn_kernels=True, random_state=0,
+        inference="cavi", n_starts=8, max_iter=300, tol=1e-4, learn_kernels=True, random_state=0,
     ):
         self.n_spatial, self.n_nonspatial, self.likelihood, self.kernel = n_spatial, n_nonspatial, likelihood, kernel
         self.n_inducing, self.inference, self.n_starts, self.max_iter = n_inducing, inference, n_starts, max_iter

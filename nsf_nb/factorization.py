@@ -15,7 +15,9 @@ from sklearn.base import BaseEstimator
 from .core import ConfigError, DataError, NotFittedError, explain
 from .data.anndata import KEYS, coords_of, from_anndata
 from .data.counts import RULES, SpatialCounts
-from .inference.fit import FitResult, FitSettings, fit
+from .inference.fit import FitResult, FitSettings
+from .inference.run import run
+from .inference.svi import SviSettings
 from .models.factor_model import FactorModel
 from .reading.interpret import Interpretation, factor_shares, interpret
 from .reading.metrics import prediction_sums
@@ -103,9 +105,20 @@ def _tables(self, found: FitResult, data: SpatialCounts) -> None:
     self.history = pd.DataFrame(found.history, columns=["start", "sweep", "elbo", "seconds", "event"])
 
 # %% ../nbs/6_interface/69_factorization.ipynb #652794ec
+def _before(begin: "Factorization | None", data: SpatialCounts) -> FitResult | None:
+    """The fit to go on from, if it was made of the same spots and genes."""
+    if begin is None:
+        return None
+    old = _fitted(begin).data_
+    if not np.array_equal(old.obs_names, data.obs_names) or not np.array_equal(old.feature_names, data.feature_names):
+        found = f"{data.n_obs} spots × {data.n_features} genes with other names"
+        raise DataError(explain("the spots and genes of the fit to begin with", found, "pass the same data"))
+    return begin.result_
+
+# %% ../nbs/6_interface/69_factorization.ipynb #425defcf
 def _fit(
     self, adata: Any, layer: str | None = None, spatial_key: str = KEYS.spatial, size_factors: Any = "constant",
-    mask_var: Any = None,
+    mask_var: Any = None, begin: "Factorization | None" = None,
 ) -> "Factorization":
     """Fit the model to an AnnData, which stays as it is.
 
@@ -121,6 +134,8 @@ def _fit(
         "constant" (default), "mean", "scanpy" or a column of `adata.obs`.
     mask_var
         Genes to fit: J truth values or the name of such a column of `adata.var`; None (default) for all.
+    begin
+        A fitted estimator of the same parts to the same data, of either engine, to go on from; None (default).
 
     Returns
     -------
@@ -130,12 +145,12 @@ def _fit(
     model, how = self.plan()
     data, rule = from_anndata(adata, layer, spatial_key, size_factors, mask_var)
     _check_fit(model, data)
-    found = in_order(fit(model, data, how), data.size_factors)
+    found = in_order(run(model, data, how, _before(begin, data)), data.size_factors)
     self.layer_, self.spatial_key_, self.size_factors_, self.data_ = layer, spatial_key, rule, data
     self.coords_, self.feature_names_, self.result_, self.state_ = data.coords, data.feature_names, found, found.state
     self.elbo_, self.converged_, self.seconds_ = found.elbo, found.converged, found.seconds["total"]
     _tables(self, found, data)
-    self.n_iter_ = int((self.history["start"] == "final").sum())
+    self.n_iter_ = int(self.history["start"].isin(["final", "svi"]).sum())
     return self
 
 # %% ../nbs/6_interface/69_factorization.ipynb #cc4f85b6
@@ -215,16 +230,15 @@ def _sums(self, data: SpatialCounts) -> dict[str, float]:
     """Scores of the predictions at spots with counts."""
     mean, std = factors_at(self.state_, self.result_.scaling, data.coords, f"adata.obsm[{self.spatial_key_!r}]")
     s = data.size_factors
-    found = prediction_sums(data.counts, lambda rows: self.state_.expected(mean[rows], std[rows], s[rows])).scores
-    return found | self._own_likelihood(data, mean, std)
+    found = prediction_sums(data.counts, lambda rows: self.state_.expected(mean[rows], std[rows], s[rows]))
+    return found.scores | self._own_likelihood(data, mean, std)
 
 
 def _own_likelihood(self, data: SpatialCounts, mean: np.ndarray, std: np.ndarray) -> dict[str, float]:
     """Log-likelihood per spot under the model's own distribution of counts, if that is not Poisson."""
-    likelihood, total = self.result_.model.likelihood, 0.0
+    likelihood, dispersion, total = self.result_.model.likelihood, self.state_.dispersion, 0.0
     if not likelihood.weighted:
         return {}
-    dispersion = self.state_.dispersion
     for rows, counts in data.blocks():
         expected = self.state_.expected(mean[rows], std[rows], data.size_factors[rows])
         total += float(np.sum(likelihood.log_prob(counts.astype(np.float64), expected, dispersion)))
@@ -302,8 +316,8 @@ def _interpret(self, mode: str = "spde") -> Interpretation:
 # %% ../nbs/6_interface/69_factorization.ipynb #326b795f
 _LEARNED = (
     "loadings_", "factors_", "factor_std_", "length_scales_", "amplitudes_", "dispersion_", "history", "elbo_",
-    "converged_", "n_iter_", "seconds_", "coords_", "layer_", "spatial_key_", "size_factors_", "feature_names_", "state_",
-    "result_", "data_",
+    "converged_", "n_iter_", "seconds_", "coords_", "layer_", "spatial_key_", "size_factors_", "feature_names_",
+    "state_",     "result_", "data_",
 )
 
 
@@ -320,13 +334,13 @@ class Factorization(BaseEstimator):
     fit, predict, evaluate, score, score_table, interpret = _fit, _predict, _evaluate, _score, _score_table, _interpret
     _own_likelihood = _own_likelihood
 
-    def plan(self) -> tuple[FactorModel, FitSettings]:
+    def plan(self) -> tuple[FactorModel, FitSettings | SviSettings]:
         """The model and how to fit it, from the parameters; all of them are checked.
 
         Returns
         -------
-        FactorModel, FitSettings
-            Or a ConfigError that names the parameter and the choices.
+        tuple
+            FactorModel and settings of an engine; or a ConfigError that names the parameter and the choices.
         """
         raise NotImplementedError(f"{type(self).__name__} has no plan")
 

@@ -230,7 +230,7 @@ class FactorState:
     dispersion
         J: dispersions or variances of the genes. Default None: the likelihood has none.
     intercept, level
-        J each: b of Eq. @eq-mix-then-link, and the level of Eq. @eq-level. Default None: the link or the model has none.
+        J each: b of Eq. @eq-mix-then-link, and the level of Eq. @eq-level. Default None: there is none.
     link
         Default: exponentiate, then mix.
     """
