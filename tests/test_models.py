@@ -125,3 +125,29 @@ def test_a_kernel_may_be_an_object_but_not_a_class(mixed):
     kernel = tfk.MaternThreeHalves(np.float64(1.0), np.float64(1.0))
     one, two = (NSF(2, kernel=k, **params).fit(mixed[0], layer="counts") for k in (kernel, "matern32"))
     assert np.allclose(one.factors_, two.factors_, rtol=1e-3)
+
+
+def test_either_engine_goes_on_from_the_other(mixed):
+    from nsf_nb import NSF, NSFH
+    from nsf_nb.core import ConfigError, DataError
+
+    train, params = mixed[0], {"n_inducing": 60, "n_starts": 1}
+    first = NSF(4, inference="svi", max_iter=15, **params).fit(train, layer="counts")
+    assert set(first.history["start"]) == {"svi"} and first.n_iter_ == 15
+    finished = NSF(4, max_iter=40, **params).fit(train, layer="counts", begin=first)
+    assert set(finished.history["start"]) == {"final"} and finished.elbo_.total > first.elbo_.total
+    with pytest.raises(DataError, match="to begin with"):
+        NSF(4, **params).fit(mixed[1], layer="counts", begin=first)
+    with pytest.raises(ConfigError, match="to begin with"):
+        NSFH(3, 1, **params).fit(train, layer="counts", begin=first)
+
+
+@pytest.mark.parametrize("name", ["RSF", "FA"])
+def test_real_valued_models_predict_counts(mixed, name):
+    import nsf_nb
+
+    for likelihood in ("gaussian", "poisson"):
+        model = getattr(nsf_nb, name)(3, likelihood=likelihood, max_iter=40).fit(mixed[0], layer="counts")
+        scores = model.score_table(mixed[1])
+        assert (model.predict(mixed[1]).X >= 0).all() and np.isfinite(scores.to_numpy()).all()
+        assert scores.loc[name, "deviance"] < 1.01 * scores.loc["gene mean", "deviance"]

@@ -110,6 +110,9 @@ def _spatial_posterior(self, prior, points):
     return SpatialPosterior(prior, points, *found, self.scale().numpy().astype(np.float32))
 
 # %% ../../nbs/4_inference/4E_parts.ipynb #d93f8ae1
+_MEAN_PACE = 5.0
+
+
 class SpatialPart:
     """Variables of G spatial factors that share a projection, M inducing points, P = D + 1.
 
@@ -144,6 +147,11 @@ class SpatialPart:
     def variables(self) -> list[tf.Variable]:
         """All that every step moves; kernels move apart."""
         return [self.trend, self.mean, self.lower, self.log_diagonal]
+
+    @property
+    def paces(self) -> list[float]:
+        """Learning rates of the variables, as multiples of the common one."""
+        return [1.0, _MEAN_PACE, self.lower.shape[1] ** -0.5, 1.0]
 
 # %% ../../nbs/4_inference/4E_parts.ipynb #e225d3cf
 def _independent_marginals(self, rows, seen=(), tilt=None):
@@ -190,6 +198,11 @@ class IndependentPart:
     def variables(self) -> list[tf.Variable]:
         """All that every step moves."""
         return [self.mean, self.log_variance, *([self.centre] if self.free_centre else [])]
+
+    @property
+    def paces(self) -> list[float]:
+        """Learning rates of the variables, as multiples of the common one."""
+        return [1.0] * len(self.variables)
 
 # %% ../../nbs/4_inference/4E_parts.ipynb #dbe48b68
 _STEP = 1e-5

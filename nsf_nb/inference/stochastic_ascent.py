@@ -24,17 +24,17 @@ from ..probability.priors import IndependentPosterior
 
 # %% ../../nbs/4_inference/4F_stochastic_ascent.ipynb #ecc47ad9
 class _Adam:
-    """One learning rate for a list of variables."""
+    """A list of variables, each with its learning rate."""
 
-    def __init__(self, variables: list[tf.Variable], rate: float):
-        self.variables, self.rate, self.count = variables, rate, tf.Variable(0.0, dtype=tf.float64)
+    def __init__(self, variables: list[tf.Variable], rates: list[float]):
+        self.variables, self.rates, self.count = variables, rates, tf.Variable(0.0, dtype=tf.float64)
         self.slots = [[tf.Variable(tf.zeros_like(v)) for v in variables] for _ in range(2)]
 
     def apply(self, gradients: list) -> None:
         """One step down."""
         self.count.assign_add(1.0)
-        for var, m, v, gradient in zip(self.variables, *self.slots, gradients, strict=True):
-            numbers = [tf.cast(x, var.dtype) for x in (0.9**self.count, 0.999**self.count, self.rate, 0.9, 0.999, 1e-7)]
+        for var, rate, m, v, gradient in zip(self.variables, self.rates, *self.slots, gradients, strict=True):
+            numbers = [tf.cast(x, var.dtype) for x in (0.9**self.count, 0.999**self.count, rate, 0.9, 0.999, 1e-7)]
             handles = var.handle, m.handle, v.handle
             tf.raw_ops.ResourceApplyAdam(
                 **dict(zip(("var", "m", "v"), handles, strict=True)), beta1_power=numbers[0], beta2_power=numbers[1],
@@ -94,6 +94,7 @@ class _Emission:
         if state.dispersion is not None:
             self.log_dispersion = tf.Variable(tf.cast(np.log(state.dispersion), tf.float32))
             self.variables.append(self.log_dispersion)
+        self.paces = [1.0] * len(self.variables)
 
     def values(self) -> tuple:
         """Loadings, intercept, dispersion."""
@@ -320,10 +321,12 @@ class StochasticAscent:
         self.emission = _Emission(model, data, state)
         self.n_batches = max(1, round(data.n_obs / (how.batch_size or data.n_obs)))
         self.whole = sampled.block_of(model, data, slice(None)) if self.n_batches == 1 else None
-        self.adam = _Adam([v for part in [*self.parts, self.emission] for v in part.variables], how.rate)
+        moving = [*self.parts, self.emission]
+        rates = [how.rate * pace for part in moving for pace in part.paces]
+        self.adam = _Adam([v for part in moving for v in part.variables], rates)
         self.log_lengths = [tf.Variable(np.log(part.length_scales), dtype=tf.float32) for part in self.spatial]
         kernels = [*(part.log_amplitude for part in self.spatial), *self.log_lengths]
-        self.kernel_adam, self.traces = _Adam(kernels, how.kernel_rate), {"step": 0, "kernel": 0}
+        self.kernel_adam, self.traces = _Adam(kernels, [how.kernel_rate] * len(kernels)), {"step": 0, "kernel": 0}
         self.step, self.kernel_slopes = _traced(self, self._step), _traced(self, self._kernel_slopes)
 
     terms, batches, epoch, move_kernels = _terms, _batches, _epoch, _move_kernels
