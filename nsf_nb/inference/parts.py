@@ -113,6 +113,11 @@ def _spatial_posterior(self, prior, points):
 _MEAN_PACE = 5.0
 
 
+def _spatial_paces(self):
+    """Learning rates of the variables, as multiples of the common one."""
+    return [1.0, _MEAN_PACE, self.lower.shape[1] ** -0.5, 1.0]
+
+# %% ../../nbs/4_inference/4E_parts.ipynb #bbe3b104
 class SpatialPart:
     """Variables of G spatial factors that share a projection, M inducing points, P = D + 1.
 
@@ -141,17 +146,12 @@ class SpatialPart:
         self.log_amplitude, self.length_scales = variable(np.log(posterior.amplitudes[g])), posterior.length_scales[g]
 
     marginals, kl, posterior, scale, seen = _spatial_marginals, _spatial_kl, _spatial_posterior, _scale, _seen
-    local = False  # whether the divergence is a sum over spots
+    local, paces = False, property(_spatial_paces)  # local: whether the divergence is a sum over spots
 
     @property
     def variables(self) -> list[tf.Variable]:
         """All that every step moves; kernels move apart."""
         return [self.trend, self.mean, self.lower, self.log_diagonal]
-
-    @property
-    def paces(self) -> list[float]:
-        """Learning rates of the variables, as multiples of the common one."""
-        return [1.0, _MEAN_PACE, self.lower.shape[1] ** -0.5, 1.0]
 
 # %% ../../nbs/4_inference/4E_parts.ipynb #e225d3cf
 def _independent_marginals(self, rows, seen=(), tilt=None):
