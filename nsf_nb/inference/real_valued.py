@@ -222,6 +222,9 @@ def climb_real(engine: RealAscent, how: "FitSettings", diary: "_Diary") -> bool:
     return False
 
 # %% ../../nbs/4_inference/4D_real_valued.ipynb #d83aefd6
+_ROWS = 4096
+
+
 def _level(engine, m, v):
     """What non-spatial factors add to the log rate of each gene at a new place, Eq. @eq-level; None without them."""
     mixing, link = engine.mixing, engine.model.link
@@ -233,6 +236,18 @@ def _level(engine, m, v):
     return np.log(np.exp(np.minimum(m @ w + 0.5 * v @ w**2, 30.0)).mean(axis=0))
 
 
+def _largest(engine, m, v):
+    """What the rate of each gene may not exceed at a new place; None without an exponential after mixing."""
+    mixing, link, best = engine.mixing, engine.model.link, 0.0
+    if link.nonnegative or not link.exponential:
+        return None
+    w = mixing.loadings.T
+    for i in range(0, len(m), _ROWS):
+        log_rate = mixing.intercept + m[i : i + _ROWS] @ w + 0.5 * v[i : i + _ROWS] @ w**2
+        best = np.maximum(best, np.exp(np.minimum(log_rate, 30.0)).max(axis=0))
+    return HEADROOM * best
+
+# %% ../../nbs/4_inference/4D_real_valued.ipynb #262d0f3f
 def finish_real(
     engine: RealAscent, scaling: CoordinateScaling, diary: "_Diary", converged: bool  # noqa: F821
 ) -> "FitResult":  # noqa: F821
@@ -253,7 +268,8 @@ def finish_real(
     (m, v), model, mixing = engine.marginals, engine.model, engine.mixing
     ceiling = HEADROOM * lognormal_moments(m, v)[0].max(axis=0) if model.link.nonnegative else None
     found = mixing.loadings, engine.factors.posteriors(), ceiling, mixing.dispersion, mixing.intercept
-    state = FactorState(*found, level=_level(engine, m, v), link=model.link)
+    extra = {"level": _level(engine, m, v), "largest": _largest(engine, m, v)}
+    state = FactorState(*found, **extra, link=model.link)
     factors = lognormal_moments(m, v) if model.link.nonnegative else (m, np.sqrt(v))
     return FitResult(model, state, scaling, *factors, engine.elbo(), diary.rows, converged, diary.seconds)
 

@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from ..core import check_int
 from ..probability.likelihoods import Gaussian, NegativeBinomial, Poisson
-from ..probability.links import ExponentiateThenMix, MixThenLink
+from ..probability.links import ExponentiateThenMix, MixThenLink, limited_moments
 from ..probability.priors import GaussianProcess, Independent, IndependentPosterior, SpatialPosterior
 
 # %% ../../nbs/3_models/30_factor_model.ipynb #c65aed1e
@@ -196,7 +196,8 @@ def _expected(
     mixture = self.intercept + level + factors[:, :n] @ w
     if not self.link.exponential:
         return size_factors[:, None] * np.maximum(mixture, _SMALLEST * self.intercept)
-    return size_factors[:, None] * np.exp(np.minimum(mixture + 0.5 * factors_std[:, :n] ** 2 @ w**2, 30.0))
+    largest = np.inf if self.largest is None else self.largest
+    return size_factors[:, None] * limited_moments(mixture, factors_std[:, :n] ** 2 @ w**2, largest)[0]
 
 # %% ../../nbs/3_models/30_factor_model.ipynb #7d0e9de7
 def _mean_at(
@@ -229,8 +230,9 @@ class FactorState:
         L, what a predicted factor may not exceed, Eq. @eq-ceiling. Default None: no limit.
     dispersion
         J: dispersions or variances of the genes. Default None: the likelihood has none.
-    intercept, level
-        J each: b of Eq. @eq-mix-then-link, and the level of Eq. @eq-level. Default None: there is none.
+    intercept, level, largest
+        J each: b of Eq. @eq-mix-then-link, the level of Eq. @eq-level, and what a predicted rate may not exceed.
+        Default None: there is none.
     link
         Default: exponentiate, then mix.
     """
@@ -241,6 +243,7 @@ class FactorState:
     dispersion: Float[np.ndarray, "J"] | None = None
     intercept: Float[np.ndarray, "J"] | None = None
     level: Float[np.ndarray, "J"] | None = None
+    largest: Float[np.ndarray, "J"] | None = None
     link: ExponentiateThenMix | MixThenLink = field(default_factory=ExponentiateThenMix)
     at, factors_at, expected, mean_at = _at, _factors_at, _expected, _mean_at
 
