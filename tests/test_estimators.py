@@ -482,7 +482,7 @@ def test_bad_input_is_refused_before_any_work(case, adata, monkeypatch):
     import nsf_nb
     from nsf_nb import factorization
 
-    monkeypatch.setattr(factorization, "fit", lambda *_: pytest.fail("the fit has begun"))
+    monkeypatch.setattr(factorization, "run", lambda *_: pytest.fail("the fit has begun"))
     change, params, options, kind, parts = REFUSED[case]
     with pytest.raises(nsf_nb.NsfError) as caught:
         nsf(**params).fit(change(adata.copy()), **({"layer": "counts"} | options))
