@@ -196,7 +196,7 @@ def _expected(
     mixture = self.intercept + level + factors[:, :n] @ w
     if not self.link.exponential:
         return size_factors[:, None] * np.maximum(mixture, _SMALLEST * self.intercept)
-    largest = np.inf if self.largest is None else self.largest
+    largest = np.full(len(self.loadings), np.inf) if self.largest is None else self.largest
     return size_factors[:, None] * limited_moments(mixture, factors_std[:, :n] ** 2 @ w**2, largest)[0]
 
 # %% ../../nbs/3_models/30_factor_model.ipynb #7d0e9de7
