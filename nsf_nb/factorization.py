@@ -259,7 +259,7 @@ def _evaluate(self, adata: Any) -> dict[str, float]:
         deviance, paper_deviance, rmse (smaller is better) and log_likelihood (nats per spot, larger is better), of
         Poisson counts or, if the model has a negative binomial likelihood, of those.
     """
-    return _sums(self, _read(_fitted(self), adata))
+    return self._sums(_read(_fitted(self), adata))
 
 # %% ../nbs/6_interface/69_factorization.ipynb #88b29fe6
 def _score(self, adata: Any) -> float:
@@ -289,12 +289,12 @@ def _score_table(self, adata: Any) -> "pandas.DataFrame":  # noqa: F821
     Returns
     -------
     pandas.DataFrame
-        Rows NSF, "nearest spots" (up to five), "gene mean"; columns as the keys of `evaluate`.
+        Rows: the class of the model, "nearest spots" (up to five), "gene mean"; columns as the keys of `evaluate`.
     """
     import pandas as pd
 
     data = _read(_fitted(self), adata)
-    rows = {type(self).__name__: _sums(self, data)} | baseline_scores(self.data_, data)
+    rows = {type(self).__name__: self._sums(data)} | baseline_scores(self.data_, data)
     return pd.DataFrame.from_dict(rows, orient="index")
 
 # %% ../nbs/6_interface/69_factorization.ipynb #6bb6f06a
@@ -317,7 +317,7 @@ def _interpret(self, mode: str = "spde") -> Interpretation:
 _LEARNED = (
     "loadings_", "factors_", "factor_std_", "length_scales_", "amplitudes_", "dispersion_", "history", "elbo_",
     "converged_", "n_iter_", "seconds_", "coords_", "layer_", "spatial_key_", "size_factors_", "feature_names_",
-    "state_",     "result_", "data_",
+    "state_", "result_", "data_",
 )
 
 
@@ -332,7 +332,7 @@ class Factorization(BaseEstimator):
     """Base of all estimators. A subclass has parameters and a method `plan` that makes a model and settings of them."""
 
     fit, predict, evaluate, score, score_table, interpret = _fit, _predict, _evaluate, _score, _score_table, _interpret
-    _own_likelihood = _own_likelihood
+    _own_likelihood, _sums = _own_likelihood, _sums
 
     def plan(self) -> tuple[FactorModel, FitSettings | SviSettings]:
         """The model and how to fit it, from the parameters; all of them are checked.

@@ -16,12 +16,12 @@ from .core import ConfigError, check_choice, check_fraction, check_int, check_po
 from .data.anndata import KEYS, from_anndata
 from .data.counts import SpatialCounts
 from .data.scaling import CoordinateScaling, Normalization
-from .factorization import Factorization, _exposures, _fitted, _places, _read
+from .factorization import Factorization, _exposures, _fitted, _places
 from nsf_nb.inference.mofapy2 import (
     LEAST_INDUCING, MefistoSettings, MefistoState, check_fit, entry_point, fit_values,
 )
 from .reading.metrics import gene_mean, prediction_sums
-from .reading.prediction import baseline_scores, scaled_places
+from .reading.prediction import scaled_places
 
 # %% ../nbs/6_interface/61_mefisto.ipynb #1e02ccaf
 def _plan(self) -> tuple[MefistoSettings, Normalization]:
@@ -216,43 +216,6 @@ def _sums(self, data: SpatialCounts) -> dict[str, float]:
 
     return prediction_sums(data.counts, expected).scores
 
-# %% ../nbs/6_interface/61_mefisto.ipynb #a3f1e8e7
-def _evaluate(self, adata: Any) -> dict[str, float]:
-    """Compare predictions with counts; expected counts are at least those of @eq-mefisto-floor.
-
-    Parameters
-    ----------
-    adata
-        Spots with counts in the layer of the fit; genes are matched by name.
-
-    Returns
-    -------
-    dict
-        deviance, paper_deviance, rmse (smaller is better) and log_likelihood (nats per spot, larger is better): of
-        the counts under Poisson scatter, as for every estimator.
-    """
-    return _sums(self, _read(_fitted(self), adata))
-
-# %% ../nbs/6_interface/61_mefisto.ipynb #7d9cab05
-def _score_table(self, adata: Any) -> "pandas.DataFrame":  # noqa: F821
-    """Scores of the fit and of the two baselines.
-
-    Parameters
-    ----------
-    adata
-        As in `evaluate`: spots that the fit has not seen.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Rows MEFISTO, "nearest spots" (up to five), "gene mean"; columns as the keys of `evaluate`.
-    """
-    import pandas as pd
-
-    data = _read(_fitted(self), adata)
-    rows = {type(self).__name__: _sums(self, data)} | baseline_scores(self.data_, data)
-    return pd.DataFrame.from_dict(rows, orient="index")
-
 # %% ../nbs/6_interface/61_mefisto.ipynb #d600ce37
 class MEFISTO(Factorization):
     """MEFISTO by mofapy2: Gaussian values, real loadings with spike and slab, smooth factors (@eq-mefisto-model).
@@ -281,4 +244,4 @@ class MEFISTO(Factorization):
         self.n_factors, self.kernel, self.n_inducing, self.max_iter = n_factors, kernel, n_inducing, max_iter
         self.tol, self.log1p, self.random_state = tol, log1p, random_state
 
-    fit, predict, evaluate, score_table, plan = _fit, _predict, _evaluate, _score_table, _plan
+    fit, predict, plan, _sums = _fit, _predict, _plan, _sums
