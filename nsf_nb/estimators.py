@@ -11,7 +11,7 @@ import numpy as np
 from .core import ConfigError, check_choice, check_int, check_positive, explain, generator
 from .factorization import Factorization
 from .inference.convergence import Convergence
-from .inference.fit import FitSettings
+from .inference.records import FitSettings
 from .inference.svi import SviSettings
 from .models.factor_model import FactorModel
 from .models.hybrid import nsfh, rsfh

@@ -15,7 +15,7 @@ from sklearn.base import BaseEstimator
 from .core import ConfigError, DataError, NotFittedError, explain
 from .data.anndata import KEYS, coords_of, from_anndata
 from .data.counts import RULES, SpatialCounts
-from .inference.fit import FitResult, FitSettings
+from .inference.records import FitResult, FitSettings
 from .inference.run import run
 from .inference.svi import SviSettings
 from .models.factor_model import FactorModel

@@ -80,12 +80,12 @@ def library(tmp_path_factory):
 @pytest.fixture
 def here(library, tmp_path, monkeypatch):
     """A folder with links to the files; the work of a fit is forbidden."""
-    import nsf_nb.inference.fit
+    from nsf_nb.inference.records import Diary
 
     def refuse(*args, **kwargs):
         raise AssertionError("the fit has begun")
 
-    monkeypatch.setattr(nsf_nb.inference.fit, "_Diary", refuse)
+    monkeypatch.setattr(Diary, "__init__", refuse)
     monkeypatch.chdir(tmp_path)
     for path in library.iterdir():
         os.link(path, tmp_path / path.name)

@@ -16,11 +16,11 @@ from nsf_nb.data.scaling import CoordinateScaling  # noqa: E402
 from nsf_nb.inference.convergence import Convergence  # noqa: E402
 from nsf_nb.inference.count_terms import CountTerm, _gene_pass, _read  # noqa: E402
 from nsf_nb.inference.factor_updates import SpatialFactors  # noqa: E402
-from nsf_nb.inference.fit import FitSettings, _Diary  # noqa: E402
 from nsf_nb.inference.groups import Groups  # noqa: E402
 from nsf_nb.inference.normal_terms import NormalTerm  # noqa: E402
 from nsf_nb.inference.real_ascent import RealAscent  # noqa: E402
 from nsf_nb.inference.real_valued import fit_real, principal_factors  # noqa: E402
+from nsf_nb.inference.records import Diary, FitSettings  # noqa: E402
 from nsf_nb.inference.site_moves import Mixing  # noqa: E402
 from nsf_nb.models.hybrid import nsfh, rsfh  # noqa: E402
 from nsf_nb.models.nonspatial import fa, pnmf  # noqa: E402
@@ -44,7 +44,7 @@ def fitted(model, data, **how):
     scaling, how = CoordinateScaling.fit(data.coords), FitSettings(**{"n_inducing": 60} | how)
     settings.progress = False
     data = replace(data, coords=scaling.apply(data.coords))
-    return fit_real(model, data, scaling, how, _Diary(how.max_sweeps))
+    return fit_real(model, data, scaling, how, Diary(how.max_sweeps))
 
 
 def simulated(seed=0, n=150, j=25, how="exponential"):

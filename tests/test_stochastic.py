@@ -14,8 +14,9 @@ from nsf_nb.core import ConfigError, DivergenceError, ShapeError, settings  # no
 from nsf_nb.data.counts import SpatialCounts  # noqa: E402
 from nsf_nb.data.simulate import simulate  # noqa: E402
 from nsf_nb.inference import stochastic as sampled  # noqa: E402
-from nsf_nb.inference.fit import FitSettings, fit  # noqa: E402
+from nsf_nb.inference.fit import fit  # noqa: E402
 from nsf_nb.inference.parts import IndependentPart, SpatialPart, projection_slope, spot_variance  # noqa: E402
+from nsf_nb.inference.records import FitSettings  # noqa: E402
 from nsf_nb.inference.stochastic_ascent import StochasticAscent  # noqa: E402
 from nsf_nb.inference.svi import SviSettings, fit_svi, resume  # noqa: E402
 from nsf_nb.models.hybrid import nsfh, rsfh  # noqa: E402

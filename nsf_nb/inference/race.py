@@ -17,6 +17,7 @@ from .factor_updates import Projections, SpatialFactors
 from .groups import Groups, IndependentFactors
 from .initialise import Start, starts
 from .kernel_learning import sites_of
+from .records import Diary
 from ..models.factor_model import FactorModel
 from ..probability.inducing import choose_inducing_points
 
@@ -132,7 +133,7 @@ def _regrouped(engine, projections):
 
 # %% ../../nbs/4_inference/45_race.ipynb #0574bd4e
 def best_start(
-    model: FactorModel, data: SpatialCounts, n_starts: int, rng: np.random.Generator, diary: "Diary"  # noqa: F821
+    model: FactorModel, data: SpatialCounts, n_starts: int, rng: np.random.Generator, diary: Diary
 ) -> CoordinateAscent:
     """The engine whose coarse bound is the highest.
 
