@@ -22,7 +22,7 @@ from .models.factor_model import FactorModel
 from .reading.interpret import Interpretation, factor_shares, interpret
 from .reading.metrics import prediction_sums
 from nsf_nb.reading.prediction import (
-    baseline_scores, count_interval, counts_moments, exposures, factors_at, match_genes,
+    baseline_scores, count_interval, counts_moments, exposures, match_genes, predicted_factors,
 )
 
 # %% ../nbs/6_interface/69_factorization.ipynb #5325cddf
@@ -75,15 +75,16 @@ def in_order(found: FitResult, size_factors: np.ndarray) -> FitResult:
     FitResult
         The same fit.
     """
-    weight = weights_of(found, size_factors)
-    orders = [np.argsort(-weight[columns], kind="stable") for columns in found.model.slices]
+    weight, slices = weights_of(found, size_factors), found.model.slices
+    orders = [np.argsort(-weight[columns], kind="stable") for columns in slices]
     posteriors = tuple(_picked(p, order) for p, order in zip(found.state.posteriors, orders, strict=True))
-    order = np.concatenate([columns.start + own for columns, own in zip(found.model.slices, orders, strict=True)])
+    order = np.concatenate([columns.start + own for columns, own in zip(slices, orders, strict=True)])
     ceiling = None if found.state.ceiling is None else found.state.ceiling[order]
-    parts = {"loadings": found.state.loadings[:, order], "posteriors": posteriors, "ceiling": ceiling}
-    state = dataclasses.replace(found.state, **parts)
-    ordered = {"state": state, "factors": found.factors[:, order], "factors_std": found.factors_std[:, order]}
-    return dataclasses.replace(found, **ordered)
+    between = None if found.state.between is None else _picked(found.state.between, orders[0])
+    parts = {"loadings": found.state.loadings[:, order], "ceiling": ceiling, "between": between}
+    state = dataclasses.replace(found.state, posteriors=posteriors, **parts)
+    factors, spread = found.factors[:, order], found.factors_std[:, order]
+    return dataclasses.replace(found, state=state, factors=factors, factors_std=spread)
 
 # %% ../nbs/6_interface/69_factorization.ipynb #521e7d1e
 def _tables(self, found: FitResult, data: SpatialCounts) -> None:
@@ -202,12 +203,11 @@ def _predict(self, where: Any, size_factors: Any = None, interval: float | None 
         lognormal variables is replaced by a gamma variable of the same mean and variance (@eq-prediction-interval).
     """
     adata, coords, slot = _places(_fitted(self), where)
-    mean, std = factors_at(self.state_, self.result_.scaling, coords, slot)
+    mean, std = predicted_factors(self.result_, self.coords_, coords, slot)
     sizes = _exposures(self, adata, len(mean), size_factors)
     ends = () if interval is None else count_interval(*counts_moments(self.state_, mean, std, sizes), interval)
-    rows = None if adata is None else adata.obs_names
     places = np.array(coords, dtype=np.float64).reshape(len(mean), -1)
-    return _predicted(self, (mean, std, places, sizes), rows, ends)
+    return _predicted(self, (mean, std, places, sizes), None if adata is None else adata.obs_names, ends)
 
 # %% ../nbs/6_interface/69_factorization.ipynb #39f0f6a1
 def _predicted(self, parts: tuple, rows: Any, ends: tuple) -> "anndata.AnnData":  # noqa: F821
@@ -228,7 +228,7 @@ def _predicted(self, parts: tuple, rows: Any, ends: tuple) -> "anndata.AnnData":
 # %% ../nbs/6_interface/69_factorization.ipynb #0ca260dd
 def _sums(self, data: SpatialCounts) -> dict[str, float]:
     """Scores of the predictions at spots with counts."""
-    mean, std = factors_at(self.state_, self.result_.scaling, data.coords, f"adata.obsm[{self.spatial_key_!r}]")
+    mean, std = predicted_factors(self.result_, self.coords_, data.coords, f"adata.obsm[{self.spatial_key_!r}]")
     s = data.size_factors
     found = prediction_sums(data.counts, lambda rows: self.state_.expected(mean[rows], std[rows], s[rows]))
     return found.scores | self._own_likelihood(data, mean, std)

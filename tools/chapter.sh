@@ -20,6 +20,7 @@ lock=${NSF_NB_LOCK:-$root/.git/nbdev.lock}
 # Absolute paths in the environment, so that a chapter finds them from its own folder.
 if [ -n "${NSF_NB_DATA:-}" ]; then NSF_NB_DATA=$(cd "$here" && cd "$NSF_NB_DATA" && pwd); export NSF_NB_DATA; fi
 export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
+unset MPLBACKEND  # a chapter keeps its figures, so they are drawn by the backend of notebooks
 export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-2}
 
 usage() { sed -n '2,11s/^# \{0,1\}//p' "$root/tools/chapter.sh"; exit 2; }

@@ -250,21 +250,23 @@ def _largest(engine, m, v):
 
 # %% ../../nbs/4_inference/474_real_valued.ipynb #262d0f3f
 def finish_real(
-    engine: RealAscent, scaling: CoordinateScaling, diary: Diary, converged: bool
+    engine: RealAscent, how: FitSettings, scaling: CoordinateScaling, diary: Diary, converged: bool
 ) -> FitResult:
     """What the engine has found, as a result.
 
     Parameters
     ----------
-    engine, scaling, diary, converged
-        After its last sweep; of the coordinates; of the fit; whether the rule stopped it.
+    engine, how, scaling, diary, converged
+        After its last sweep; settings; of the coordinates; of the fit; whether the rule stopped it.
 
     Returns
     -------
     FitResult
         State, history and timings.
     """
-
+    diary.close()
+    if not converged:
+        logger.info("the bound still rises after %d sweeps; allow more to go on", how.max_sweeps)
     (m, v), model, mixing = engine.marginals, engine.model, engine.mixing
     ceiling = HEADROOM * lognormal_moments(m, v)[0].max(axis=0) if model.link.nonnegative else None
     found = mixing.loadings, engine.factors.posteriors(), ceiling, mixing.dispersion, mixing.intercept
@@ -300,8 +302,4 @@ def fit_real(
     rng = streams(how.seed, "starts")["starts"]
     points = choose_inducing_points(data.coords, how.n_inducing, data.size_factors)
     engine = diary.timed("starts", begin_real, model, data, points, rng)
-    converged = climb_real(engine, how, diary)
-    diary.close()
-    if not converged:
-        logger.info("the bound still rises after %d sweeps; allow more to go on", how.max_sweeps)
-    return finish_real(engine, scaling, diary, converged)
+    return finish_real(engine, how, scaling, diary, climb_real(engine, how, diary))

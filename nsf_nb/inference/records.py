@@ -72,7 +72,7 @@ class FitResult:
     converged
         Whether the rule stopped it, or the number of sweeps did.
     seconds
-        Wall time by phase: starts, refine, refresh, kernels, sweeps, total.
+        Wall time by phase: starts, refine, refresh, kernels, sweeps, between, total.
     """
 
     model: FactorModel

@@ -9,17 +9,14 @@ __all__ = ['carry_on', 'run']
 from collections.abc import Callable
 from dataclasses import replace
 
-import numpy as np
-
-from ..core import ConfigError, explain, logger
+from ..core import ConfigError, explain
 from ..data.counts import SpatialCounts
 from .coordinate_ascent import CoordinateAscent
-from .fit import climb, fit
+from .fit import climb, finish, fit
 from .real_valued import climb_real, finish_real
 from .records import Diary, FitResult, FitSettings
 from .svi import SviSettings, fit_svi, resume
 from ..models.factor_model import FactorModel
-from ..probability.links import lognormal_moments
 
 # %% ../../nbs/4_inference/461_run.ipynb #dda0aaca
 def carry_on(
@@ -44,18 +41,12 @@ def carry_on(
         Its history begins anew.
     """
     engine, diary = resume(found, data), Diary(how.max_sweeps, watch)
-    amounts = isinstance(engine, CoordinateAscent)
     try:
-        converged = (climb if amounts else climb_real)(engine, how, diary)
+        if isinstance(engine, CoordinateAscent):
+            return finish(engine, how, found.scaling, diary, climb(engine, how, diary))
+        return finish_real(engine, how, found.scaling, diary, climb_real(engine, how, diary))
     finally:
         diary.close()
-    if not converged:
-        logger.info("the bound still rises after %d sweeps; allow more to go on", how.max_sweeps)
-    if not amounts:
-        return finish_real(engine, found.scaling, diary, converged)
-    moments = lognormal_moments(engine.factors.log_factors.astype(np.float64), engine.factors.variance)
-    rest = engine.elbo(), diary.rows, converged, diary.seconds
-    return FitResult(found.model, engine.state(), found.scaling, *moments, *rest)
 
 # %% ../../nbs/4_inference/461_run.ipynb #187bd00d
 def run(

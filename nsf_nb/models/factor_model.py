@@ -136,6 +136,13 @@ class Elbo:
         """The bound per spot."""
         return self.total / self.n_obs
 
+# %% ../../nbs/3_models/30_factor_model.ipynb #7ac3b1f2
+def _joint(posteriors, coords):
+    """Marginals of the factors of all groups, N×L each."""
+    mean, variance = zip(*(posterior.at(coords) for posterior in posteriors), strict=True)
+    return np.concatenate(mean, axis=1), np.concatenate(variance, axis=1)
+
+
 # %% ../../nbs/3_models/30_factor_model.ipynb #d7ce93d9
 def _at(self, coords: Float[np.ndarray, "N D"]) -> tuple[Float[np.ndarray, "N L"], Float[np.ndarray, "N L"]]:
     """Marginal means and variances of f at any places.
@@ -150,12 +157,11 @@ def _at(self, coords: Float[np.ndarray, "N D"]) -> tuple[Float[np.ndarray, "N L"
     tuple
         N×L each.
     """
-    mean, variance = zip(*(posterior.at(coords) for posterior in self.posteriors), strict=True)
-    return np.concatenate(mean, axis=1), np.concatenate(variance, axis=1)
+    return _joint(self.posteriors, coords)
 
 
 def _factors_at(self, coords: Float[np.ndarray, "N D"]) -> tuple[Float[np.ndarray, "N L"], Float[np.ndarray, "N L"]]:
-    """Expected factors and their standard deviations at any places.
+    """Expected factors and their standard deviations between the spots.
 
     Parameters
     ----------
@@ -168,7 +174,8 @@ def _factors_at(self, coords: Float[np.ndarray, "N D"]) -> tuple[Float[np.ndarra
         Mean and standard deviation of the factors as they are read, limited by the ceiling, N×L each.
     """
     ceiling = np.full(self.loadings.shape[1], np.inf) if self.ceiling is None else self.ceiling
-    return self.link.moments(*self.at(coords), ceiling)
+    posteriors = self.posteriors if self.between is None else (self.between, *self.posteriors[1:])
+    return self.link.moments(*_joint(posteriors, coords), ceiling)
 
 # %% ../../nbs/3_models/30_factor_model.ipynb #f381009a
 _SMALLEST = 0.05  # of the gene's mean, what normal values may predict at least
@@ -226,15 +233,13 @@ class FactorState:
     ----------
     loadings, posteriors
         J×L; one for each group of factors.
-    ceiling
-        L, what a predicted factor may not exceed, Eq. @eq-ceiling. Default None: no limit.
-    dispersion
-        J: dispersions or variances of the genes. Default None: the likelihood has none.
+    ceiling, dispersion
+        L, what a predicted factor may not exceed, Eq. @eq-ceiling; J, dispersions or variances of the genes. Default
+        None: no limit; the likelihood has none.
     intercept, level, largest
-        J each: b of Eq. @eq-mix-then-link, the level of Eq. @eq-level, and what a predicted rate may not exceed.
-        Default None: there is none.
-    link
-        Default: exponentiate, then mix.
+        J each: b of Eq. @eq-mix-then-link, the level of Eq. @eq-level, the largest rate. Default None: there is none.
+    link, between
+        Default: exponentiate, then mix; posterior of spatial factors between the spots, None (default): as at the spots.
     """
 
     loadings: Float[np.ndarray, "J L"]
@@ -245,6 +250,7 @@ class FactorState:
     level: Float[np.ndarray, "J"] | None = None
     largest: Float[np.ndarray, "J"] | None = None
     link: ExponentiateThenMix | MixThenLink = field(default_factory=ExponentiateThenMix)
+    between: SpatialPosterior | None = None
     at, factors_at, expected, mean_at = _at, _factors_at, _expected, _mean_at
 
     @property
