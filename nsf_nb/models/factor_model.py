@@ -239,7 +239,7 @@ class FactorState:
     intercept, level, largest
         J each: b of Eq. @eq-mix-then-link, the level of Eq. @eq-level, the largest rate. Default None: there is none.
     link, between
-        Default: exponentiate, then mix; posterior of spatial factors between the spots, None (default): as at the spots.
+        Default: exponentiate, then mix; posterior of spatial factors between the spots, None: as at the spots.
     """
 
     loadings: Float[np.ndarray, "J L"]
