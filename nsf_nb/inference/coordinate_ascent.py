@@ -186,7 +186,7 @@ def _restart(self) -> None:
 
 def _refresh(self) -> None:
     """Renew the covariances of the factors and learn the dispersions; the bound does not fall."""
-    renewed = self.factors.refresh(self.exposure)
+    renewed = self.factors.refresh(self.exposure, self.spread_slope)
     if self.dispersion is not None:
         self.dispersion = self.model.likelihood.learn(self._means, self.dispersion)
     if renewed or self.dispersion is not None:
@@ -247,6 +247,7 @@ class CoordinateAscent:
         self.dispersion = np.full(len(loadings), start, "f4") if dispersion is None and start else dispersion
         self.restart()
 
+    spread_slope = None  # an engine that samples has one, Eq. @eq-spread-slope
     read, elbo, sweep, refresh, restart, _extrapolate = _read, _elbo, _sweep, _refresh, _restart, _extrapolate
     drop_negligible, state, _means = _drop_negligible, _state, _means
 

@@ -172,18 +172,34 @@ def _change_kernel(self, factor: int, length_scale: float, amplitude: float, sit
 _STALE = 0.06
 
 
-def _refresh(self, exposure: Float[np.ndarray, "N L"]) -> int:
-    """Renew covariances, damped where the bound would fall; exposure is s_n W_l. Returns how many were renewed."""
+def _gain(weight, variance, slope):
+    """What the marginal variances of a factor contribute to the bound, but for its divergence."""
+    v = variance.astype(np.float64)
+    return slope @ np.sqrt(v) - weight @ np.exp(v / 2)
+
+
+def _precision(weight, variance, slope):
+    """Precisions of the sites at which that is stationary; positive."""
+    expected = weight * np.exp(variance / 2)
+    return np.maximum(expected - slope / np.sqrt(variance), 1e-3 * expected)
+
+
+def _refresh(self, exposure: Float[np.ndarray, "N L"], slope: Float[np.ndarray, "N L"] | None = None) -> int:
+    """Renew covariances, damped where the bound would fall; exposure is s_n W_l. Returns how many were renewed.
+
+    `slope` is what the data term gains per standard deviation of a spot, Eq. @eq-spread-slope; None (default): nothing.
+    """
     renewed = 0
     for l in range(len(self.amplitudes)):
         p, a, weight = self.projection(l), float(self.amplitudes[l]), exposure[:, l] * np.exp(self.log_factors[:, l])
-        old, sites = self.sites[:, l].copy(), weight * np.exp(self.variance[:, l] / 2)
+        b = np.zeros(len(weight)) if slope is None else slope[:, l]
+        old, sites = self.sites[:, l].copy(), _precision(weight, self.variance[:, l], b)
         if np.abs(sites - old).sum() < _STALE * sites.sum():
             continue
-        before = -weight @ np.exp(self.variance[:, l] / 2, dtype=np.float64) - self.kl_covariance[l]
+        before = _gain(weight, self.variance[:, l], b) - self.kl_covariance[l]
         for _ in range(4):
             found = _covariance(p.basis, p.residual, a, sites)
-            if -weight @ np.exp(found[2].numpy() / 2, dtype=np.float64) - float(found[3]) >= before:
+            if _gain(weight, found[2].numpy(), b) - float(found[3]) >= before:
                 self._store(l, sites, found)
                 renewed += 1
                 break

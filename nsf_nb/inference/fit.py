@@ -20,6 +20,8 @@ from .interpolation import interpolate
 from .kernel_learning import KernelLearner
 from .race import best_start, n_race_sweeps, refine
 from .records import Diary, FitResult, FitSettings
+from .sampled_refinement import SampledAscent
+from .stochastic import with_sampled
 from .real_valued import fit_real
 from ..models.factor_model import FactorModel
 from ..probability.inducing import choose_inducing_points
@@ -36,7 +38,7 @@ def _learn(learners, engine):
     return moved
 
 # %% ../../nbs/4_inference/460_fit.ipynb #4919cce2
-def climb(engine: CoordinateAscent, how: FitSettings, diary: Diary) -> bool:
+def climb(engine: CoordinateAscent, how: FitSettings, diary: Diary, name: str = "final") -> bool:
     """Sweep until the bound stands still.
 
     Parameters
@@ -45,8 +47,8 @@ def climb(engine: CoordinateAscent, how: FitSettings, diary: Diary) -> bool:
         At full resolution.
     how
         Settings.
-    diary
-        Writes down the sweeps.
+    diary, name
+        Writes down the sweeps; under which name. Default "final".
 
     Returns
     -------
@@ -65,12 +67,20 @@ def climb(engine: CoordinateAscent, how: FitSettings, diary: Diary) -> bool:
                 event = f"{moved} kernels moved" if moved else ""
         elbo = diary.timed("sweeps", engine.sweep, i < SPARSIFY_UNTIL)
         bounds.append(elbo.total)
-        diary.sweep("final", elbo, event, engine)
+        diary.sweep(name, elbo, event, engine)
         if i > last_learning and how.convergence.reached(bounds):
             return True
     return False
 
 # %% ../../nbs/4_inference/460_fit.ipynb #df1409cb
+def _refined(engine, how, diary):
+    """Climb on the sampled bound; loadings and factors of the engine are the refined ones afterwards."""
+    sampled = SampledAscent(engine, how.refine_samples, streams(how.seed, "starts", "draws")["draws"])
+    climb(sampled, replace(how, learn_kernels=False), diary, "sampled")
+    engine.loadings = sampled.loadings
+    engine.restart()
+
+
 def finish(
     engine: CoordinateAscent, how: FitSettings, scaling: CoordinateScaling, diary: Diary, converged: bool
 ) -> FitResult:
@@ -86,6 +96,8 @@ def finish(
     FitResult
         With kernels to predict with, unless kernels do not move.
     """
+    if how.refine_samples:
+        diary.timed("refinement", _refined, engine, how, diary)
     state, part, columns = engine.state(), engine.factors.parts[0], engine.factors.slices[0]
     if how.learn_kernels and isinstance(part, SpatialFactors):
         sums = engine.pseudo_counts[:, columns], engine.exposure[:, columns]
@@ -93,8 +105,9 @@ def finish(
     diary.close()
     if not converged:
         logger.info("the bound still rises after %d sweeps; allow more to go on", how.max_sweeps)
-    found = lognormal_moments(engine.factors.log_factors.astype(np.float64), engine.factors.variance)
-    return FitResult(engine.model, state, scaling, *found, engine.elbo(), diary.rows, converged, diary.seconds)
+    m, v = engine.factors.log_factors.astype(np.float64), engine.factors.variance
+    elbo = with_sampled(engine.elbo(), engine.model, state, engine.data, m, v)
+    return FitResult(engine.model, state, scaling, *lognormal_moments(m, v), elbo, diary.rows, converged, diary.seconds)
 
 
 def _fit_amounts(model, data, scaling, how, diary):

@@ -26,16 +26,18 @@ def _ascend(self, pseudo_counts: Float[np.ndarray, "N L"], exposure: Float[np.nd
     self.centre = self.log_factors.mean(axis=0, dtype=np.float64)
 
 
-def _refresh(self, exposure: Float[np.ndarray, "N L"]) -> int:
-    """Better variances, value by value; returns 1: they are always renewed."""
+def _refresh(self, exposure: Float[np.ndarray, "N L"], slope: Float[np.ndarray, "N L"] | None = None) -> int:
+    """Better variances, value by value; returns 1: they are always renewed. `slope`: as for spatial factors."""
+    slope = 0.0 if slope is None else slope
     spread, weight = self.prior.variance, exposure * np.exp(self.log_factors, dtype=np.float64)
 
     def gain(v):
-        return -weight * np.exp(v / 2) - v / (2 * spread) + 0.5 * np.log(v)
+        return slope * np.sqrt(v) - weight * np.exp(v / 2) - v / (2 * spread) + 0.5 * np.log(v)
 
     v = self.variance.astype(np.float64)
     for _ in range(3):
-        half_way = np.sqrt(v / (weight * np.exp(v / 2) + 1 / spread))
+        precision = np.maximum(weight * np.exp(v / 2) - slope / np.sqrt(v), 0.0) + 1 / spread
+        half_way = np.sqrt(v / precision)
         v = np.where(gain(half_way) >= gain(v), half_way, v)
     self.variance = v.astype(np.float32)
     return 1
@@ -92,9 +94,11 @@ def _groups_ascend(self, pseudo_counts: Float[np.ndarray, "N L"], exposure: Floa
         part.ascend(pseudo_counts[:, columns], exposure[:, columns])
 
 
-def _groups_refresh(self, exposure: Float[np.ndarray, "N L"]) -> int:
+def _groups_refresh(self, exposure: Float[np.ndarray, "N L"], slope: Float[np.ndarray, "N L"] | None = None) -> int:
     """Renew covariances and variances; returns how many groups or factors were renewed."""
-    return sum(part.refresh(exposure[:, columns]) for part, columns in zip(self.parts, self.slices, strict=True))
+    own = (None if slope is None else slope[:, columns] for columns in self.slices)
+    pairs = zip(self.parts, self.slices, own, strict=True)
+    return sum(part.refresh(exposure[:, columns], b) for part, columns, b in pairs)
 
 
 def _groups_point(self) -> list[np.ndarray]:

@@ -96,10 +96,10 @@ def _as_dict(self) -> dict[str, float]:
     Returns
     -------
     dict
-        In nats, except n_obs.
+        In nats, except n_obs; None for what was not sampled.
     """
     parts = {part.name: getattr(self, part.name) for part in fields(self)}
-    return parts | {name: getattr(self, name) for name in ("log_likelihood", "total", "per_observation")}
+    return parts | {name: getattr(self, name) for name in ("log_likelihood", "total", "per_observation", "gap")}
 
 # %% ../../nbs/3_models/30_factor_model.ipynb #9653dd8c
 @dataclass(frozen=True)
@@ -112,6 +112,8 @@ class Elbo:
         Sums of y log R (the data term), of the expected rates, and of y log s − log y!.
     kl, n_obs
         Divergence of the factors from their prior, summed over factors; number of spots.
+    sampled, sampled_error
+        The bound as the published method samples it, and its standard error. Default None: not sampled.
     """
 
     data: float
@@ -119,6 +121,8 @@ class Elbo:
     constant: float
     kl: float
     n_obs: int
+    sampled: float | None = None
+    sampled_error: float | None = None
     as_dict = _as_dict
 
     @property
@@ -135,6 +139,11 @@ class Elbo:
     def per_observation(self) -> float:
         """The bound per spot."""
         return self.total / self.n_obs
+
+    @property
+    def gap(self) -> float | None:
+        """How far the bound in closed form is below the sampled one; None if that was not sampled."""
+        return None if self.sampled is None else self.sampled - self.total
 
 # %% ../../nbs/3_models/30_factor_model.ipynb #7ac3b1f2
 def _joint(posteriors, coords):
