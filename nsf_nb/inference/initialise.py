@@ -75,7 +75,7 @@ def shrink(
 
 # %% ../../nbs/4_inference/40_initialise.ipynb #a6e27469
 def starts(
-    data: SpatialCounts, n_factors: int, n_starts: int, rng: np.random.Generator, max_iter: int = 60
+    data: SpatialCounts, n_factors: int, n_starts: int, rng: np.random.Generator, max_iter: int = 30
 ) -> "Iterator[Start]":  # noqa: F821
     """Starting points, made one by one.
 
@@ -86,7 +86,7 @@ def starts(
     n_starts, rng
         How many, at least 1; for the random ones.
     max_iter
-        Of each NMF. Default 60.
+        Of each NMF. Default 30: the race goes on from there.
 
     Yields
     ------
