@@ -104,7 +104,7 @@ class NSF(Planned):
         "poisson" (default), "nb" (negative binomial) or "gaussian" (on normalised values).
     kernel
         "matern32" (default), "matern12", "matern52", "squared_exponential", a kernel object of TensorFlow
-        Probability, or a `Kernel`, which can have a length scale for each axis and a nugget.
+        Probability, or a `Kernel`: a length scale for each axis (`ard=True` learns it), a nugget.
     n_inducing
         Inducing points M, or "auto" (default); never more than there are distinct places.
     inference
@@ -170,7 +170,7 @@ class NSFH(Planned):
         "poisson" (default), "nb" (negative binomial) or "gaussian" (on normalised values).
     kernel
         "matern32" (default), "matern12", "matern52", "squared_exponential", a kernel object of TensorFlow
-        Probability, or a `Kernel`, which can have a length scale for each axis and a nugget.
+        Probability, or a `Kernel`: a length scale for each axis (`ard=True` learns it), a nugget.
     n_inducing
         Inducing points M, or "auto" (default); never more than there are distinct places.
     inference
@@ -207,7 +207,7 @@ class RSF(Planned):
         "gaussian" (default, on normalised, centred values), "poisson" or "nb" (negative binomial).
     kernel
         "matern32" (default), "matern12", "matern52", "squared_exponential", a kernel object of TensorFlow
-        Probability, or a `Kernel`, which can have a length scale for each axis and a nugget.
+        Probability, or a `Kernel`: a length scale for each axis (`ard=True` learns it), a nugget.
     n_inducing
         Inducing points M, or "auto" (default); never more than there are distinct places.
     inference
@@ -273,7 +273,7 @@ class RSFH(Planned):
         "gaussian" (default, on normalised, centred values), "poisson" or "nb" (negative binomial).
     kernel
         "matern32" (default), "matern12", "matern52", "squared_exponential", a kernel object of TensorFlow
-        Probability, or a `Kernel`, which can have a length scale for each axis and a nugget.
+        Probability, or a `Kernel`: a length scale for each axis (`ard=True` learns it), a nugget.
     n_inducing
         Inducing points M, or "auto" (default); never more than there are distinct places.
     inference

@@ -19,7 +19,7 @@ from .inference.records import FitResult, FitSettings
 from .inference.run import run
 from .inference.svi import SviSettings
 from .models.factor_model import FactorModel
-from .reading.interpret import Interpretation, factor_shares, interpret
+from .reading.interpret import Interpretation, factor_shares, interpret, length_scale_table
 from .reading.metrics import prediction_sums
 from nsf_nb.reading.prediction import (
     baseline_scores, count_interval, counts_moments, exposures, match_genes, predicted_factors,
@@ -97,10 +97,9 @@ def _tables(self, found: FitResult, data: SpatialCounts) -> None:
     self.factors_ = pd.DataFrame(found.factors, index=spots, columns=names)
     self.factor_std_ = pd.DataFrame(found.factors_std, index=spots, columns=names)
     spatial = found.state.spatial
-    lengths = [] if spatial is None else found.scaling.length_to_input(spatial.length_scales)
+    self.length_scales_ = length_scale_table(spatial, found.scaling, names)
     amplitudes = [] if spatial is None else spatial.amplitudes
-    self.length_scales_ = pd.Series(lengths, index=names[: len(lengths)], name="length_scale", dtype=float)
-    self.amplitudes_ = pd.Series(amplitudes, index=names[: len(lengths)], name="amplitude", dtype=float)
+    self.amplitudes_ = pd.Series(amplitudes, index=self.length_scales_.index, name="amplitude", dtype=float)
     dispersion = found.state.dispersion
     self.dispersion_ = None if dispersion is None else pd.Series(dispersion, index=genes, name="dispersion")
     self.history = pd.DataFrame(found.history, columns=["start", "sweep", "elbo", "seconds", "event"])

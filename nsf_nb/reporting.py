@@ -134,6 +134,16 @@ _LEGEND = (
 )
 
 
+def _prior_table(model: Any, name: str) -> str:
+    """Amplitude and length scale of a factor, or its length scales along the axes; nothing if it is not spatial."""
+    if name not in model.amplitudes_.index:
+        return ""
+    lengths = model.length_scales_.loc[name]
+    along = {"": lengths} if np.isscalar(lengths) else {f" along {axis}": value for axis, value in lengths.items()}
+    rows = [(f"length scale{axis}, input units", value) for axis, value in along.items()]
+    return table("Prior", [], [*rows, ("amplitude", model.amplitudes_[name])])
+
+
 def _factor_section(model: Any, coords: np.ndarray, n_genes: int, look: Look) -> str:
     """The cards of all factors."""
     reading = model.interpret(mode="spde")
@@ -141,11 +151,10 @@ def _factor_section(model: Any, coords: np.ndarray, n_genes: int, look: Look) ->
     cards = []
     for name, share in zip(reading.factor_names, reading.shares, strict=True):
         firsts = by_specificity["gene"][by_specificity["factor"] == name].head(3)
-        numbers_ = (("length scale, input units", model.length_scales_[name]), ("amplitude", model.amplitudes_[name]))
         cards.append(
             f'<article class="card"><h3>{show(name)} <small>{100 * share:.1f} % of the counts</small></h3>'
             + _picture(coords, model.factors_[name].to_numpy(), name, firsts, look)
-            + table("Prior", [], numbers_) + _genes(by_specificity, name, "specificity")
+            + _prior_table(model, name) + _genes(by_specificity, name, "specificity")
             + f"<details><summary>Genes by weight</summary>{_genes(by_weight, name, 'weight')}</details></article>"
         )
     return f'<section><h2>Factors</h2><p>{_LEGEND}</p><div class="cards">{"".join(cards)}</div></section>'

@@ -27,8 +27,8 @@ def facts_of(model: NSF) -> dict[str, Any]:
     Returns
     -------
     dict
-        factor_names, length_scales (input units), amplitudes, elbo (nats, by part), converged, n_iter, seconds, history
-        (arrays), params, data (layer, spatial_key, size_factors and their scale), versions.
+        factor_names, length_scales (input units, as in the model), amplitudes, elbo (nats, by part), converged, n_iter,
+        seconds, history (arrays), params, data (layer, spatial_key, size_factors and their scale), versions.
     """
     from nsf_nb.reporting import versions
 
@@ -37,6 +37,8 @@ def facts_of(model: NSF) -> dict[str, Any]:
     params = model.get_params()
     if not isinstance(params["random_state"], (int, np.integer)):
         params["random_state"] = str(params["random_state"])
+    if "kernel" in params:
+        params["kernel"] = str(params["kernel"])  # objects as well
     source = {"layer": model.layer_, "spatial_key": model.spatial_key_, "size_factors": model.size_factors_.rule}
     return {
         "factor_names": model.loadings_.columns.to_numpy(str), "length_scales": model.length_scales_.to_numpy(),

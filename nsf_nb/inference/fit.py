@@ -14,10 +14,10 @@ import numpy as np
 from ..core import logger, streams
 from ..data.counts import SpatialCounts
 from ..data.scaling import CoordinateScaling
+from .axes import learner_of
 from .coordinate_ascent import CoordinateAscent
 from .factor_updates import SpatialFactors
 from .interpolation import interpolate
-from .kernel_learning import KernelLearner
 from .race import best_start, n_race_sweeps, refine
 from .records import Diary, FitResult, FitSettings
 from .sampled_refinement import SampledAscent
@@ -56,7 +56,7 @@ def climb(engine: CoordinateAscent, how: FitSettings, diary: Diary, name: str = 
         Whether it converged.
     """
     groups, bounds = zip(engine.factors.parts, engine.factors.slices, strict=True), []
-    learners = [(KernelLearner(part), columns) for part, columns in groups if isinstance(part, SpatialFactors)]
+    learners = [(learner_of(part), columns) for part, columns in groups if isinstance(part, SpatialFactors)]
     last_learning = LEARN_AT[-1] if how.learn_kernels and learners else 0
     for i in range(how.max_sweeps):
         event = ""

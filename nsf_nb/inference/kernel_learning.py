@@ -294,8 +294,10 @@ class KernelLearner:
     """
 
     def __init__(self, factors: SpatialFactors):
-        self.factors, self.tiles = factors, tiles_of(factors)
-        self.steps, self.last = np.zeros((2, len(factors.amplitudes), 2), dtype=int)
+        self.factors, self.tiles, prior = factors, tiles_of(factors), factors.prior
+        moved = np.stack([factors.length_scales / prior.length_scale, factors.amplitudes / prior.amplitude], axis=1)
+        self.steps = np.rint(np.log(moved) / np.log(RATIO)).astype(int)  # where a fit that goes on has stopped
+        self.last = np.zeros_like(self.steps)
         self.settled = np.zeros(len(factors.amplitudes), dtype=bool)
 
     propose, learn = _propose, _learn

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from ..core import logger, streams
 from ..data.counts import SpatialCounts
 from ..data.scaling import CoordinateScaling
+from .axes import Axes, learns_axes
 from .count_terms import CountTerm
 from .factor_updates import Projections, SpatialFactors
 from .groups import Groups, IndependentFactors
@@ -65,6 +66,7 @@ def learn_length_scales(engine: RealAscent) -> int:
     """
     moved = 0
     for part, at in zip(engine.factors.parts, engine.factors.slices, strict=True):
+        moved += _learn_axes(engine, part, at) if isinstance(part, SpatialFactors) else 0
         tiles = tiles_of(part) if isinstance(part, SpatialFactors) else []
         for l in range(at.stop - at.start) if tiles else ():
             moved += _learn_one(engine, part, l, at.start + l, tiles)
@@ -95,6 +97,21 @@ def _learn_one(engine, part, l, column, tiles):
 
 def _kernel(part, l):
     return float(part.length_scales[l]), float(part.amplitudes[l])
+
+# %% ../../nbs/4_inference/474_real_valued.ipynb #d2b32628
+def _learn_axes(engine, part, at):
+    """Stretch the axes of a group; how many factors that has moved."""
+    if not learns_axes(part):
+        return 0
+    gradient, precision = (array[:, at] for array in engine.term.slopes(*engine.marginals, engine.mixing))
+    trend, precision = part.trend_basis.astype(np.float64) @ part.trend, np.maximum(precision, 1e-9)
+    targets, none = part.log_factors - trend + gradient / precision, np.zeros(len(trend))
+    sites = [Sites(*own, none, none) for own in zip(precision.T, targets.T, trend.T, strict=True)]
+    parts = engine.parts
+    if Axes(part, tiles_of(part), sites).turn(engine.value) is not None:
+        return len(sites)
+    engine.parts = parts
+    return 0
 
 # %% ../../nbs/4_inference/474_real_valued.ipynb #cf990ab8
 def principal_factors(data: SpatialCounts, n_factors: int, log1p: bool) -> Float[np.ndarray, "N L"]:

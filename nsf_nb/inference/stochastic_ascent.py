@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 from jaxtyping import Float
 
-from ..core import streams
+from ..core import logger, streams
 from ..data.counts import SpatialCounts
 from . import stochastic as sampled
 from .factor_updates import Projections
@@ -264,7 +264,7 @@ def _state(self, spots=None):
     posteriors = []
     for group, at in zip(self.model.groups, self.model.slices, strict=True):
         found = _independent(self.model, group.prior, mean[:, at], variance[:, at]) if not group.spatial else None
-        posteriors.append(found or _joined(self.spatial, group.prior, self.points))
+        posteriors.append(found or _joined(self.spatial, self.prior, self.points))
     loadings, intercept, dispersion = (None if x is None else x.numpy().astype(float) for x in self.emission.values())
     loadings = np.where(self.emission.weights.numpy() == 0, 0.0, loadings)
     ceiling = HEADROOM * np.exp(mean + variance / 2).max(axis=0) if self.model.link.nonnegative else None
@@ -288,6 +288,8 @@ def _parts_of(model, data, state, spots):
     parts = []
     for group, at, posterior in zip(model.groups, model.slices, state.posteriors, strict=True):
         if group.spatial:
+            if posterior.prior.kernel.ard and posterior.prior.kernel.stretch is None:
+                logger.info("this engine learns no stretch of the axes; let it go on from a fit by 'cavi'")
             parts += [SpatialPart(posterior, np.array([l]), data.coords) for l in range(group.n_factors)]
         else:
             own = spots[0][:, at], spots[1][:, at]
@@ -315,8 +317,8 @@ class StochasticAscent:
         self.parts = _parts_of(model, data, state, spots)
         self.spatial = [part for part in self.parts if not part.local]
         if self.spatial:
-            self.points = state.spatial.inducing_points
-            self.projections, self.slopes = Projections(state.spatial.prior.kernel, self.points, data.coords), {}
+            self.prior, self.points = state.spatial.prior, state.spatial.inducing_points
+            self.projections, self.slopes = Projections(self.prior.kernel, self.points, data.coords), {}
             _look_again(self)
         self.emission = _Emission(model, data, state)
         self.n_batches = max(1, round(data.n_obs / (how.batch_size or data.n_obs)))

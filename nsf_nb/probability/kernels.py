@@ -66,8 +66,30 @@ def _check(self):
         raise ConfigError(explain("positive numbers in stretch, one for each axis", f"{self.stretch}", "correct it"))
     if not (np.isfinite(self.nugget) and self.nugget >= 0):
         raise ConfigError(explain("a nugget of at least zero", f"{self.nugget}", "correct it"))
+    if not isinstance(self.ard, (bool, np.bool_)):
+        raise ConfigError(explain("True or False for ard", repr(self.ard), "pass one of them"))
 
 # %% ../../nbs/2_probability/21_kernels.ipynb #6cfd94a9
+def _tfp(self, length_scale: float, amplitude: float = 1.0) -> tfk.PositiveSemidefiniteKernel:
+    """The kernel as an object of TensorFlow Probability, in float64.
+
+    Parameters
+    ----------
+    length_scale, amplitude
+        In the unit of the coordinates; standard deviation of the process, default 1.
+
+    Returns
+    -------
+    tfk.PositiveSemidefiniteKernel
+        Covariance amplitude² · correlation.
+    """
+    if isinstance(self.family, str):
+        return FAMILIES[self.family](np.float64(amplitude), np.float64(length_scale))
+    origin = np.zeros((1, 1))
+    scale = np.float64(amplitude) ** 2 / self.family.matrix(origin, origin)[0, 0]
+    return tfk.FeatureScaled(self.family, np.float64(length_scale)) * tfk.Constant(scale)
+
+# %% ../../nbs/2_probability/21_kernels.ipynb #12e1dbb7
 @dataclass(frozen=True)
 class Kernel:
     """A stationary correlation function, Eq. @eq-matern32 for the default.
@@ -81,28 +103,13 @@ class Kernel:
         D numbers, the length scale of each axis as a multiple of the common one. Default None: all alike.
     nugget
         Variance that neighbours do not share, as a multiple of the variance that they do. Default 0.
+    ard
+        Whether the stretch is learned, one for all factors; by the engine "cavi", while "svi" keeps it where it is.
+        Default False.
     """
 
     family: str | tfk.PositiveSemidefiniteKernel = "matern32"
     stretch: tuple[float, ...] | None = None
     nugget: float = 0.0
-    matrix, __post_init__ = _matrix, _check
-
-    def tfp(self, length_scale: float, amplitude: float = 1.0) -> tfk.PositiveSemidefiniteKernel:
-        """The kernel as an object of TensorFlow Probability, in float64.
-
-        Parameters
-        ----------
-        length_scale, amplitude
-            In the unit of the coordinates; standard deviation of the process, default 1.
-
-        Returns
-        -------
-        tfk.PositiveSemidefiniteKernel
-            Covariance amplitude² · correlation.
-        """
-        if isinstance(self.family, str):
-            return FAMILIES[self.family](np.float64(amplitude), np.float64(length_scale))
-        origin = np.zeros((1, 1))
-        scale = np.float64(amplitude) ** 2 / self.family.matrix(origin, origin)[0, 0]
-        return tfk.FeatureScaled(self.family, np.float64(length_scale)) * tfk.Constant(scale)
+    ard: bool = False
+    matrix, tfp, __post_init__ = _matrix, _tfp, _check

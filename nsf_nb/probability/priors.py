@@ -108,6 +108,12 @@ class SpatialPosterior:
     scale: Float[np.ndarray, "L M M"]
     at = _at
 
+    @property
+    def axis_length_scales(self) -> Float[np.ndarray, "L D"]:
+        """Length scale of each factor along each axis, ρς of Eq. @eq-stretch, scaled units."""
+        stretch = self.prior.kernel.stretch
+        return np.outer(self.length_scales, np.ones(self.inducing_points.shape[1]) if stretch is None else stretch)
+
 # %% ../../nbs/2_probability/24_priors.ipynb #80794364
 @dataclass(frozen=True)
 class Independent:
