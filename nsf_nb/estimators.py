@@ -44,8 +44,6 @@ def _svi(params):
 ENGINES = {"cavi": _cavi, "svi": _svi}
 
 
-
-
 def kernel_of(kernel: "str | Kernel | object") -> Kernel:
     """The kernel that a parameter stands for.
 
@@ -83,7 +81,8 @@ def _sizes(params):
     names = [name for name in ("n_factors", "n_spatial", "n_nonspatial") if name in params]
     sizes = [check_int(name, params[name], 1 if name == "n_factors" else 0) for name in names]
     if not sum(sizes):
-        raise ConfigError(explain("at least one factor", f"{' and '.join(names)} of zero", "ask for one"))
+        found, do = f"{' and '.join(names)} of zero", f"ask for one at least in {' or '.join(names)}"
+        raise ConfigError(explain("at least one factor", found, do))
     return sizes
 
 

@@ -15,6 +15,7 @@ from sklearn.base import BaseEstimator
 from .core import ConfigError, DataError, NotFittedError, explain
 from .data.anndata import KEYS, coords_of, from_anndata
 from .data.counts import RULES, SpatialCounts
+from .family import Named
 from .inference.records import FitResult, FitSettings
 from .inference.run import run
 from .inference.svi import SviSettings
@@ -30,8 +31,9 @@ def _check_fit(model: FactorModel, data: SpatialCounts) -> None:
     """Raise a ConfigError or a DataError if this model cannot be fitted to these data."""
     largest = min(data.n_obs, data.n_features)
     if model.n_factors > largest:
-        expected = f"n_factors of at most {largest} for {data.n_obs} spots × {data.n_features} genes"
-        raise ConfigError(explain(expected, f"{model.n_factors}", "choose a smaller n_factors"))
+        name = "n_factors" if len(model.groups) == 1 else "n_spatial + n_nonspatial"
+        expected = f"{name} of at most {largest} for {data.n_obs} spots × {data.n_features} genes"
+        raise ConfigError(explain(expected, f"{model.n_factors}", f"choose a smaller {name}"))
     if not data.counts.nnz:
         raise DataError(explain("counts above zero", "zeros only", "check the layer and the filters applied before"))
 
@@ -80,18 +82,18 @@ def in_order(found: FitResult, size_factors: np.ndarray) -> FitResult:
     posteriors = tuple(_picked(p, order) for p, order in zip(found.state.posteriors, orders, strict=True))
     order = np.concatenate([columns.start + own for columns, own in zip(found.model.slices, orders, strict=True)])
     ceiling = None if found.state.ceiling is None else found.state.ceiling[order]
-    parts = {"loadings": found.state.loadings[:, order], "posteriors": posteriors, "ceiling": ceiling}
-    state = dataclasses.replace(found.state, **parts)
-    ordered = {"state": state, "factors": found.factors[:, order], "factors_std": found.factors_std[:, order]}
-    return dataclasses.replace(found, **ordered)
+    loadings = found.state.loadings[:, order]
+    state = dataclasses.replace(found.state, loadings=loadings, posteriors=posteriors, ceiling=ceiling)
+    factors, factors_std = found.factors[:, order], found.factors_std[:, order]
+    return dataclasses.replace(found, state=state, factors=factors, factors_std=factors_std)
 
 # %% ../nbs/6_interface/69_factorization.ipynb #521e7d1e
 def _tables(self, found: FitResult, data: SpatialCounts) -> None:
     """Set the attributes that have names of spots, genes or factors."""
     import pandas as pd
 
-    names = [f"F{i + 1}" for i in range(found.state.loadings.shape[1])]
     spots, genes = pd.Index(data.obs_names), pd.Index(data.feature_names)
+    names = [f"F{i + 1}" for i in range(found.state.loadings.shape[1])]
     self.loadings_ = pd.DataFrame(found.state.loadings, index=genes, columns=names)
     self.factors_ = pd.DataFrame(found.factors, index=spots, columns=names)
     self.factor_std_ = pd.DataFrame(found.factors_std, index=spots, columns=names)
@@ -168,8 +170,7 @@ def _exposures(self, adata: Any, n_obs: int, given: Any) -> np.ndarray:
     if rule in RULES:
         return _read(self, adata).size_factors
     if rule not in adata.obs:
-        do = "add it, or pass size_factors"
-        raise DataError(explain(f"the column {rule!r} of the fit in adata.obs", "none of that name", do))
+        raise DataError(explain(f"the column {rule!r} of the fit in adata.obs", "none", "add it, or pass size_factors"))
     return exposures(adata.obs[rule], n_obs, f"adata.obs[{rule!r}]")
 
 
@@ -205,9 +206,8 @@ def _predict(self, where: Any, size_factors: Any = None, interval: float | None 
     mean, std = factors_at(self.state_, self.result_.scaling, coords, slot)
     sizes = _exposures(self, adata, len(mean), size_factors)
     ends = () if interval is None else count_interval(*counts_moments(self.state_, mean, std, sizes), interval)
-    rows = None if adata is None else adata.obs_names
     places = np.array(coords, dtype=np.float64).reshape(len(mean), -1)
-    return _predicted(self, (mean, std, places, sizes), rows, ends)
+    return _predicted(self, (mean, std, places, sizes), None if adata is None else adata.obs_names, ends)
 
 # %% ../nbs/6_interface/69_factorization.ipynb #39f0f6a1
 def _predicted(self, parts: tuple, rows: Any, ends: tuple) -> "anndata.AnnData":  # noqa: F821
@@ -328,7 +328,7 @@ def _fitted(self) -> "Factorization":
     return self
 
 # %% ../nbs/6_interface/69_factorization.ipynb #d48dcd61
-class Factorization(BaseEstimator):
+class Factorization(Named, BaseEstimator):
     """Base of all estimators. A subclass has parameters and a method `plan` that makes a model and settings of them."""
 
     fit, predict, evaluate, score, score_table, interpret = _fit, _predict, _evaluate, _score, _score_table, _interpret
