@@ -152,6 +152,7 @@ REFUSED = {
     "kernel of mefisto": (f"{FIT} --model mefisto --kernel matern32", "--kernel", "'squared_exponential'"),
     "M without space": (f"{FIT} --model fa -M 50", "--n-inducing", "no factor of fa"),
     "M of mefisto": (f"{FIT} --model mefisto -M 50", "n_inducing", "at least 100"),
+    "M of mefisto before the data": ("fit fractional.h5ad -L 3 -o out.h5ad --model mefisto -M 50", "n_inducing"),
     "engine": (f"{FIT} --inference vi", "--inference", "'cavi'", "'svi'"),
     "engine of mefisto": (f"{FIT} --model mefisto --inference svi", "--inference", "mofapy2", "--model rsf"),
     "starts of mefisto": (f"{FIT} --model mefisto --n-starts 2", "--n-starts", "one start"),
@@ -273,6 +274,17 @@ def test_an_option_that_is_not_given_leaves_the_default_of_the_model():
     assert arguments_of("Mefisto", 4, None, {"kernel": None}, 7) == ("MEFISTO", {"n_factors": 4, "random_state": 7})
     halves = [arguments_of("rsfh", n, None, {}, 0)[1]["n_spatial"] for n in (2, 3, 10, 11)]
     assert halves == [1, 2, 5, 6]
+
+
+def test_scores_of_mefisto_have_their_floor(library):
+    from nsf_nb import MEFISTO
+    from nsf_nb.held_out import fit_held_out, score_results
+
+    adata = read_h5ad(library / "good.h5ad")
+    model = MEFISTO(3, log1p=False, max_iter=20)
+    table = fit_held_out(adata, model, 0.2, layer="counts", size_factors="scanpy")
+    assert (model.predict(adata[adata.obs["nsf_held_out"].to_numpy()]).X == 0).any()  # it would cost infinitely much
+    assert np.isfinite(table.to_numpy()).all() and np.allclose(score_results(adata), table, rtol=1e-6)
 
 
 def test_results_without_facts_about_genes_are_those_of_nsf(library, tmp_path):
