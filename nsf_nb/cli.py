@@ -18,8 +18,9 @@ import typer
 from typer.core import TyperGroup
 
 from . import __version__
-from .core import ConfigError, NsfError, check_choice, check_fraction, check_int, check_writable
-from .core import explain, settings
+from .core import ConfigError, NsfError, check_fraction, check_writable, explain, settings
+from .family import FAMILY
+from .options import arguments_of
 
 # %% ../nbs/7_experiments/73_cli.ipynb #bf458335
 def _line(err: Exception) -> str:
@@ -144,32 +145,6 @@ def _simulate(
     _say(quiet, f"{pattern}: {adata.n_obs:,} spots × {adata.n_vars:,} genes, seed {seed}\ndata     {output}")
 
 # %% ../nbs/7_experiments/73_cli.ipynb #99070da2
-_KERNELS = ("matern12", "matern32", "matern52", "squared_exponential")
-
-
-def _n_inducing(text: str) -> int | str:
-    """The number of inducing points, or "auto"."""
-    if text == "auto":
-        return text
-    try:
-        number = int(text)
-    except ValueError:
-        expected = "a whole number or 'auto' for --n-inducing"
-        raise ConfigError(explain(expected, repr(text), "leave it out for 'auto'")) from None
-    return check_int("--n-inducing", number, 1)
-
-
-def _settings_of_fit(
-    n_factors: int, kernel: str, n_inducing: str, n_starts: int, max_iter: int, seed: int
-) -> dict[str, Any]:
-    """Arguments of the model, checked by the names of the options."""
-    return {
-        "n_factors": check_int("--n-factors", n_factors, 1), "kernel": check_choice("--kernel", kernel, _KERNELS),
-        "n_inducing": _n_inducing(n_inducing), "n_starts": check_int("--n-starts", n_starts, 1),
-        "max_iter": check_int("--max-iter", max_iter, 1), "random_state": check_int("--seed", seed, 0),
-    }
-
-
 def _check_outputs(output: Path, report: Path | None, force: bool) -> None:
     """Both files can be written, and they are two."""
     check_writable(output, force)
@@ -179,13 +154,13 @@ def _check_outputs(output: Path, report: Path | None, force: bool) -> None:
             raise ConfigError(explain("another path for --report", f"that of --output, '{report}'", "change one"))
 
 # %% ../nbs/7_experiments/73_cli.ipynb #c0ccecea
-def _run(adata: Any, params: dict[str, Any], how: dict[str, Any]) -> tuple[Any, Any]:
+def _run(adata: Any, estimator: str, params: dict[str, Any], how: dict[str, Any]) -> tuple[Any, Any]:
     """Fit, score and write everything into the AnnData: the model, and the table of scores or None."""
     _import_tensorflow()
-    from nsf_nb.estimators import NSF
     from nsf_nb.held_out import fit_held_out
 
-    model = NSF(**params)
+    model = getattr(importlib.import_module("nsf_nb"), estimator)(**params)
+    model.plan()  # what only the model itself can refuse, before the data are looked at
     return model, fit_held_out(adata, model, seed=params["random_state"], **how)
 
 
@@ -198,6 +173,8 @@ def _save(adata: Any, model: Any, scores: Any, output: Path, report: Path | None
         from nsf_nb.reporting import report as write_report
 
         write_report(model, adata, report, force, scores)
+    n_spatial, n_factors = len(model.length_scales_), model.factors_.shape[1]
+    _say(quiet, f"model    {type(model).__name__}; {n_factors} factors, {n_spatial} of them spatial")
     end = "converged" if model.converged_ else "stopped before it had converged: raise --max-iter"
     bound = f"bound per spot {model.elbo_.per_observation:,.3f}"
     _say(quiet, f"fit      {end}; {model.n_iter_} sweeps, {model.seconds_:.1f} s, {bound}")
@@ -218,8 +195,18 @@ def _layer(adata: Any, wanted: str | None) -> str | None:
     return None if wanted == "X" and "X" not in adata.layers else wanted
 
 
+def _named(parameter: str, default: str) -> str:
+    """Help for an option that takes a name."""
+    names = dict.fromkeys(name for member in FAMILY.values() for name in member.choices.get(parameter, ()))
+    return f"{', '.join(names)}. [default: {default}]"
+
+
 _Data = Annotated[Path, typer.Argument(metavar="DATA.h5ad", help="Counts and coordinates.", show_default=False)]
-_Factors = Annotated[int, typer.Option("--n-factors", "-L", help="Number of factors.", show_default=False)]
+_Model = Annotated[str, typer.Option(help=", ".join(FAMILY) + ".")]
+_Factors = Annotated[int, typer.Option("--n-factors", "-L", help="Number of all factors.", show_default=False)]
+_Spatial = Annotated[
+    int | None, typer.Option("--n-spatial", "-T", help="Spatial factors of nsfh, rsfh. [default: half, rounded up]")
+]
 _Output = Annotated[Path, typer.Option("--output", "-o", help="h5ad file for the results.", show_default=False)]
 _Report = Annotated[Path | None, typer.Option(help="HTML file for the report.", show_default=False)]
 _LayerName = Annotated[
@@ -227,10 +214,16 @@ _LayerName = Annotated[
 ]
 _SpatialKey = Annotated[str, typer.Option(help="Key of obsm with the coordinates.")]
 _SizeFactors = Annotated[str, typer.Option(help="constant, mean, scanpy, or a column of obs.")]
-_Kernel = Annotated[str, typer.Option(help=", ".join(_KERNELS) + ".")]
-_Inducing = Annotated[str, typer.Option("--n-inducing", "-M", help="Number of inducing points, or auto.")]
-_Starts = Annotated[int, typer.Option(help="NMF starts that are tried.")]
-_Sweeps = Annotated[int, typer.Option(help="Largest number of sweeps.")]
+_Likelihood = Annotated[str | None, typer.Option(help=_named("likelihood", "poisson; rsf, fa, rsfh: gaussian"))]
+_Kernel = Annotated[str | None, typer.Option(help=_named("kernel", "matern32; mefisto: squared_exponential"))]
+_Inference = Annotated[str | None, typer.Option(help=_named("inference", "cavi"))]
+_Inducing = Annotated[
+    str | None, typer.Option("--n-inducing", "-M", help="Number of inducing points, or auto. [default: auto]")
+]
+_Starts = Annotated[int | None, typer.Option(help="NMF starts that are tried. [default: 4; nsfh, rsfh: 8]")]
+_Sweeps = Annotated[
+    int | None, typer.Option(help="Largest number of sweeps, of svi epochs. [default: 300; mefisto: 1000]")
+]
 _Held = Annotated[float, typer.Option(help="Share of the spots to hold out and score; 0 for none.")]
 _Blocks = Annotated[bool, typer.Option("--blocks", help="Hold out spatial blocks, not single spots.")]
 _Key = Annotated[str, typer.Option(help="Name of the fit in the results.")]
@@ -238,18 +231,21 @@ _Key = Annotated[str, typer.Option(help="Name of the fit in the results.")]
 # %% ../nbs/7_experiments/73_cli.ipynb #52a8de1e
 @app.command("fit")
 def _fit(
-    data: _Data, n_factors: _Factors, output: _Output, report: _Report = None, layer: _LayerName = None,
-    spatial_key: _SpatialKey = "spatial", size_factors: _SizeFactors = "constant", kernel: _Kernel = "matern32",
-    n_inducing: _Inducing = "auto", n_starts: _Starts = 4, max_iter: _Sweeps = 300, val_fraction: _Held = 0.05,
+    data: _Data, n_factors: _Factors, output: _Output, model: _Model = "nsf", n_spatial: _Spatial = None,
+    likelihood: _Likelihood = None, kernel: _Kernel = None, inference: _Inference = None, n_inducing: _Inducing = None,
+    n_starts: _Starts = None, max_iter: _Sweeps = None, report: _Report = None, layer: _LayerName = None,
+    spatial_key: _SpatialKey = "spatial", size_factors: _SizeFactors = "constant", val_fraction: _Held = 0.05,
     blocks: _Blocks = False, key_added: _Key = "nsf", seed: _Seed = 0, force: _Force = False, quiet: _Quiet = False,
 ) -> None:
-    """Fit NSF to the counts of an h5ad file, score it on held-out spots, and write the results.
+    """Fit a model to the counts of an h5ad file, score it on held-out spots, and write the results.
 
     The results are the input with obsm X_nsf and X_nsf_std (factors, their standard deviations), varm nsf (loadings),
     uns nsf (settings, bound), and obs nsf_held_out. The factors of held-out spots are predicted from their places.
     """
     _quiet(quiet)
-    params = _settings_of_fit(n_factors, kernel, n_inducing, n_starts, max_iter, seed)
+    given = {"likelihood": likelihood, "kernel": kernel, "inference": inference, "n_inducing": n_inducing}
+    given |= {"n_starts": n_starts, "max_iter": max_iter}
+    estimator, params = arguments_of(model, n_factors, n_spatial, given, seed)
     val_fraction = val_fraction and check_fraction("--val-fraction", val_fraction)
     _check_outputs(output, report, force)
     from nsf_nb.data.anndata import KEYS, read_h5ad
@@ -258,8 +254,7 @@ def _fit(
     adata = read_h5ad(data)
     how = {"layer": _layer(adata, layer), "spatial_key": spatial_key, "size_factors": size_factors}
     how |= {"val_fraction": val_fraction, "blocks": "spatial" if blocks else None, "key_added": key_added}
-    model, scores = _run(adata, params, how)
-    _save(adata, model, scores, output, report, force, quiet)
+    _save(adata, *_run(adata, estimator, params, how), output, report, force, quiet)
 
 # %% ../nbs/7_experiments/73_cli.ipynb #ba696225
 @app.command("score")
@@ -276,8 +271,10 @@ def _score(
 
     KEYS.named(key_added)
     adata = read_h5ad(results)
-    from nsf_nb.held_out import score_results
+    from nsf_nb.held_out import needs_model, score_results
 
+    if needs_model(adata, key_added):
+        _import_tensorflow()
     scores = score_results(adata, key_added)
     typer.echo(json.dumps(scores.to_dict("index")) if as_json else _table(scores))
 
@@ -300,7 +297,6 @@ def _demo(
 
     adata = simulate("ggblocks", seed=1)
     typer.echo(f"data     simulated ggblocks, {adata.n_obs:,} spots × {adata.n_vars} genes, 5 % held out")
-    params = _settings_of_fit(4, "matern32", "auto", 4, 300, 0)
-    model, scores = _run(adata, params, {"layer": "counts"})
+    model, scores = _run(adata, *arguments_of("nsf", 4, None, {}, 0), {"layer": "counts"})
     out.mkdir(exist_ok=True)
     _save(adata, model, scores, output, report, force, False)

@@ -29,11 +29,14 @@ def _cavi(params):
     return FitSettings(
         n_inducing=params.get("n_inducing", "auto"), n_starts=params["n_starts"], max_sweeps=params["max_iter"],
         convergence=Convergence(params["tol"]), learn_kernels=params.get("learn_kernels", True),
-        seed=params["random_state"],
+        refine_samples=params.get("refine_samples", 0), seed=params["random_state"],
     )
 
 
 def _svi(params):
+    if params.get("refine_samples"):
+        found = f"{params['refine_samples']} with stochastic gradients, which sample in any case"
+        raise ConfigError(explain("refine_samples=0", found, 'leave it out, or use inference="cavi"'))
     return SviSettings(
         n_inducing=params.get("n_inducing", "auto"), n_starts=params["n_starts"], max_epochs=params["max_iter"],
         convergence=Convergence(params["tol"], 25), learn_kernels=params.get("learn_kernels", True),
@@ -42,8 +45,6 @@ def _svi(params):
 
 
 ENGINES = {"cavi": _cavi, "svi": _svi}
-
-
 
 
 def kernel_of(kernel: "str | Kernel | object") -> Kernel:
@@ -75,6 +76,9 @@ def _plan(self) -> tuple[FactorModel, FitSettings | SviSettings]:
     for name in ("n_starts", "max_iter"):
         check_int(name, params[name], 1)
     check_positive("tol", params["tol"])
+    if params.get("refine_samples") and not likelihood.counts:
+        found = f"{params['refine_samples']} with a Gaussian likelihood, whose bound is exact"
+        raise ConfigError(explain("refine_samples=0", found, "leave it out"))
     return self.family(*_sizes(params), likelihood=likelihood, **prior), settings_of(params)
 
 
@@ -83,7 +87,8 @@ def _sizes(params):
     names = [name for name in ("n_factors", "n_spatial", "n_nonspatial") if name in params]
     sizes = [check_int(name, params[name], 1 if name == "n_factors" else 0) for name in names]
     if not sum(sizes):
-        raise ConfigError(explain("at least one factor", f"{' and '.join(names)} of zero", "ask for one"))
+        found, do = f"{' and '.join(names)} of zero", f"ask for one at least in {' or '.join(names)}"
+        raise ConfigError(explain("at least one factor", found, do))
     return sizes
 
 
@@ -115,6 +120,8 @@ class NSF(Planned):
         Sweeps of the final run (epochs of "svi"), default 300; relative gain of the bound that ends it, default 1e-4.
     learn_kernels
         Whether length scales and amplitudes move. Default True.
+    refine_samples
+        Draws of a refinement after convergence, an even number; 0 (default) for none. "cavi" with counts only.
     random_state
         Seed, Generator or SeedSequence; None for fresh entropy. Default 0.
     """
@@ -123,11 +130,12 @@ class NSF(Planned):
 
     def __init__(
         self, n_factors=10, *, likelihood="poisson", kernel="matern32", n_inducing="auto", inference="cavi",
-        n_starts=4, max_iter=300, tol=1e-4, learn_kernels=True, random_state=0,
+        n_starts=4, max_iter=300, tol=1e-4, learn_kernels=True, refine_samples=0, random_state=0,
     ):
         self.n_factors, self.likelihood, self.kernel, self.n_inducing = n_factors, likelihood, kernel, n_inducing
         self.inference, self.n_starts, self.max_iter, self.tol = inference, n_starts, max_iter, tol
         self.learn_kernels, self.random_state = learn_kernels, random_state
+        self.refine_samples = refine_samples
 
 # %% ../nbs/6_interface/60_estimators.ipynb #00f3c0f4
 class PNMF(Planned):
@@ -145,6 +153,8 @@ class PNMF(Planned):
         Starts that are tried. Default 4.
     max_iter, tol
         Sweeps of the final run (epochs of "svi"), default 300; relative gain of the bound that ends it, default 1e-4.
+    refine_samples
+        Draws of a refinement after convergence, an even number; 0 (default) for none. "cavi" with counts only.
     random_state
         Seed, Generator or SeedSequence; None for fresh entropy. Default 0.
     """
@@ -153,10 +163,11 @@ class PNMF(Planned):
 
     def __init__(
         self, n_factors=10, *, likelihood="poisson", inference="cavi", n_starts=4, max_iter=300, tol=1e-4,
-        random_state=0,
+        refine_samples=0, random_state=0,
     ):
         self.n_factors, self.likelihood, self.inference, self.n_starts = n_factors, likelihood, inference, n_starts
         self.max_iter, self.tol, self.random_state = max_iter, tol, random_state
+        self.refine_samples = refine_samples
 
 # %% ../nbs/6_interface/60_estimators.ipynb #3f165e1c
 class NSFH(Planned):
@@ -181,6 +192,8 @@ class NSFH(Planned):
         Sweeps of the final run (epochs of "svi"), default 300; relative gain of the bound that ends it, default 1e-4.
     learn_kernels
         Whether length scales and amplitudes move. Default True.
+    refine_samples
+        Draws of a refinement after convergence, an even number; 0 (default) for none. "cavi" with counts only.
     random_state
         Seed, Generator or SeedSequence; None for fresh entropy. Default 0.
     """
@@ -189,11 +202,12 @@ class NSFH(Planned):
 
     def __init__(
         self, n_spatial=5, n_nonspatial=5, *, likelihood="poisson", kernel="matern32", n_inducing="auto",
-        inference="cavi", n_starts=8, max_iter=300, tol=1e-4, learn_kernels=True, random_state=0,
+        inference="cavi", n_starts=8, max_iter=300, tol=1e-4, learn_kernels=True, refine_samples=0, random_state=0,
     ):
         self.n_spatial, self.n_nonspatial, self.likelihood, self.kernel = n_spatial, n_nonspatial, likelihood, kernel
         self.n_inducing, self.inference, self.n_starts, self.max_iter = n_inducing, inference, n_starts, max_iter
         self.tol, self.learn_kernels, self.random_state = tol, learn_kernels, random_state
+        self.refine_samples = refine_samples
 
 # %% ../nbs/6_interface/60_estimators.ipynb #d3ea40f9
 class RSF(Planned):

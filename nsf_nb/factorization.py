@@ -15,6 +15,7 @@ from sklearn.base import BaseEstimator
 from .core import ConfigError, DataError, NotFittedError, explain
 from .data.anndata import KEYS, coords_of, from_anndata
 from .data.counts import RULES, SpatialCounts
+from .family import Named
 from .inference.records import FitResult, FitSettings
 from .inference.run import run
 from .inference.svi import SviSettings
@@ -30,8 +31,9 @@ def _check_fit(model: FactorModel, data: SpatialCounts) -> None:
     """Raise a ConfigError or a DataError if this model cannot be fitted to these data."""
     largest = min(data.n_obs, data.n_features)
     if model.n_factors > largest:
-        expected = f"n_factors of at most {largest} for {data.n_obs} spots × {data.n_features} genes"
-        raise ConfigError(explain(expected, f"{model.n_factors}", "choose a smaller n_factors"))
+        name = "n_factors" if len(model.groups) == 1 else "n_spatial + n_nonspatial"
+        expected = f"{name} of at most {largest} for {data.n_obs} spots × {data.n_features} genes"
+        raise ConfigError(explain(expected, f"{model.n_factors}", f"choose a smaller {name}"))
     if not data.counts.nnz:
         raise DataError(explain("counts above zero", "zeros only", "check the layer and the filters applied before"))
 
@@ -91,8 +93,8 @@ def _tables(self, found: FitResult, data: SpatialCounts) -> None:
     """Set the attributes that have names of spots, genes or factors."""
     import pandas as pd
 
-    names = [f"F{i + 1}" for i in range(found.state.loadings.shape[1])]
     spots, genes = pd.Index(data.obs_names), pd.Index(data.feature_names)
+    names = [f"F{i + 1}" for i in range(found.state.loadings.shape[1])]
     self.loadings_ = pd.DataFrame(found.state.loadings, index=genes, columns=names)
     self.factors_ = pd.DataFrame(found.factors, index=spots, columns=names)
     self.factor_std_ = pd.DataFrame(found.factors_std, index=spots, columns=names)
@@ -150,7 +152,7 @@ def _fit(
     self.coords_, self.feature_names_, self.result_, self.state_ = data.coords, data.feature_names, found, found.state
     self.elbo_, self.converged_, self.seconds_ = found.elbo, found.converged, found.seconds["total"]
     _tables(self, found, data)
-    self.n_iter_ = int(self.history["start"].isin(["final", "svi"]).sum())
+    self.n_iter_ = int(self.history["start"].isin(["final", "sampled", "svi"]).sum())
     return self
 
 # %% ../nbs/6_interface/69_factorization.ipynb #cc4f85b6
@@ -168,8 +170,7 @@ def _exposures(self, adata: Any, n_obs: int, given: Any) -> np.ndarray:
     if rule in RULES:
         return _read(self, adata).size_factors
     if rule not in adata.obs:
-        do = "add it, or pass size_factors"
-        raise DataError(explain(f"the column {rule!r} of the fit in adata.obs", "none of that name", do))
+        raise DataError(explain(f"the column {rule!r} of the fit in adata.obs", "none", "add it, or pass size_factors"))
     return exposures(adata.obs[rule], n_obs, f"adata.obs[{rule!r}]")
 
 
@@ -327,7 +328,7 @@ def _fitted(self) -> "Factorization":
     return self
 
 # %% ../nbs/6_interface/69_factorization.ipynb #d48dcd61
-class Factorization(BaseEstimator):
+class Factorization(Named, BaseEstimator):
     """Base of all estimators. A subclass has parameters and a method `plan` that makes a model and settings of them."""
 
     fit, predict, evaluate, score, score_table, interpret = _fit, _predict, _evaluate, _score, _score_table, _interpret

@@ -36,8 +36,9 @@ _FRAME = Template("""<!DOCTYPE html>
 <title>$title</title><style>$style</style></head>
 <body><header><h1>$title</h1><p>$summary</p></header><main>
 $body
-</main><footer><p>Written $date by nsf_nb $version. Model: Townes and Engelhardt, Nature Methods 2023,
-doi:10.1038/s41592-022-01687-w.</p></footer></body></html>
+</main><footer><p>Written $date by nsf_nb $version. Models: Townes and Engelhardt, Nature Methods 2023,
+doi:10.1038/s41592-022-01687-w; MEFISTO: Velten et al., Nature Methods 2022, doi:10.1038/s41592-021-01343-9.</p>
+</footer></body></html>
 """)
 
 # %% ../nbs/6_interface/66_page.ipynb #9ef2ef93

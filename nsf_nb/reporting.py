@@ -10,17 +10,18 @@ import importlib.metadata
 import numbers
 import os
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from . import __version__
+from .cards import factor_section, importance_section, read_fit, scatter_section
 from .core import ConfigError, DataError, NotFittedError, check_int, check_writable, explain
 from .data.anndata import KEYS, coords_of, counts_of
-from .page import drawing, map_png, page, show, table, write_text
-from .reading.maps import Look, colour_limit, draw_map
+from .page import drawing, page, show, table, write_text
+from .reading.maps import Look
 from .reading.plot import history
 
 # %% ../nbs/6_interface/64_report.ipynb #5dbda9a2
@@ -61,9 +62,9 @@ def _seconds(seconds: float) -> str:
 def _fit_section(model: Any, seed: Any) -> str:
     """Whether it converged, in which time, to which bound."""
     rows = [
-        ("factors", model.factors_.shape[1]), ("sweeps", model.n_iter_), ("converged", bool(model.converged_)),
-        ("wall time", _seconds(model.seconds_)), ("seed", str(seed)), ("bound, nats", float(model.elbo_.total)),
-        ("bound per spot, nats", float(model.elbo_.per_observation)),
+        ("factors", model.factors_.shape[1]), ("of them spatial", len(model.length_scales_)), ("sweeps", model.n_iter_),
+        ("converged", bool(model.converged_)), ("wall time", _seconds(model.seconds_)), ("seed", str(seed)),
+        ("bound, nats", float(model.elbo_.total)), ("bound per spot, nats", float(model.elbo_.per_observation)),
     ]
     return table("Fit", [], rows)
 
@@ -102,65 +103,8 @@ def _score_section(rows: dict[str, dict[str, float]]) -> str:
         verdict = f"<p>{show(text)}</p>"
     return f"<section><h2>Held-out spots</h2>{verdict}{table(caption, ['method', *columns], body)}</section>"
 
-# %% ../nbs/6_interface/64_report.ipynb #3e084c14
-def _picture(coords: np.ndarray, values: np.ndarray, name: str, genes: Iterable[str], look: Look) -> str:
-    """Map and scale of one factor."""
-    from matplotlib import colormaps
-    from matplotlib.colors import to_hex
-
-    low, high = float(values.min()), colour_limit("vmax", look.vmax, values, np.max)
-    label = f"Factor {name} over {len(values):,} spots, from {show(low)} to {show(high)}. Genes: {', '.join(genes)}."
-    if coords.shape[1] == 1:
-        return f"<figure>{drawing(lambda ax: draw_map(ax, coords, values), label, (4, 2.4))}</figure>"
-    stops = ", ".join(to_hex(colormaps[look.cmap](x)) for x in np.linspace(0, 1, 9))
-    view = " Seen along the third axis." if coords.shape[1] == 3 else ""
-    return (
-        f'<figure><img class="map" alt="{show(label)}" src="{map_png(coords, values, look)}"/>'
-        f'<div class="scale" style="background: linear-gradient(to right, {stops})"></div><figcaption>'
-        f'<div class="ends"><span>{show(low)}</span><span>{show(high)}</span></div>{view}</figcaption></figure>'
-    )
-
-
-def _genes(found: Any, name: str, by: str) -> str:
-    """The genes of one factor."""
-    columns = ["gene", "weight", "specificity"]
-    rows = found.loc[found["factor"] == name, columns].itertuples(index=False, name=None)
-    return table(f"Genes by {by}", columns, rows)
-
-# %% ../nbs/6_interface/64_report.ipynb #16108fdd
-_LEGEND = (
-    "Weight: share of the factor's counts that are the gene's. Specificity: share of the gene's counts that are the "
-    "factor's. Colours end at the 99th percentile; each factor has a scale of its own."
-)
-
-
-def _prior_table(model: Any, name: str) -> str:
-    """Amplitude and length scale of a factor, or its length scales along the axes; nothing if it is not spatial."""
-    if name not in model.amplitudes_.index:
-        return ""
-    lengths = model.length_scales_.loc[name]
-    along = {"": lengths} if np.isscalar(lengths) else {f" along {axis}": value for axis, value in lengths.items()}
-    rows = [(f"length scale{axis}, input units", value) for axis, value in along.items()]
-    return table("Prior", [], [*rows, ("amplitude", model.amplitudes_[name])])
-
-
-def _factor_section(model: Any, coords: np.ndarray, n_genes: int, look: Look) -> str:
-    """The cards of all factors."""
-    reading = model.interpret(mode="spde")
-    by_weight, by_specificity = (reading.top_genes(n_genes, by=by) for by in ("weight", "specificity"))
-    cards = []
-    for name, share in zip(reading.factor_names, reading.shares, strict=True):
-        firsts = by_specificity["gene"][by_specificity["factor"] == name].head(3)
-        cards.append(
-            f'<article class="card"><h3>{show(name)} <small>{100 * share:.1f} % of the counts</small></h3>'
-            + _picture(coords, model.factors_[name].to_numpy(), name, firsts, look)
-            + _prior_table(model, name) + _genes(by_specificity, name, "specificity")
-            + f"<details><summary>Genes by weight</summary>{_genes(by_weight, name, 'weight')}</details></article>"
-        )
-    return f'<section><h2>Factors</h2><p>{_LEGEND}</p><div class="cards">{"".join(cards)}</div></section>'
-
 # %% ../nbs/6_interface/64_report.ipynb #d73308c7
-_PACKAGES = ("tensorflow", "tensorflow-probability", "numpy", "scipy", "scanpy", "anndata")
+_PACKAGES = ("tensorflow", "tensorflow-probability", "mofapy2", "numpy", "scipy", "scanpy", "anndata")
 
 
 def versions() -> dict[str, str]:
@@ -189,12 +133,13 @@ def _settings_section(params: dict[str, Any]) -> str:
 # %% ../nbs/6_interface/64_report.ipynb #51214823
 def _body(model: Any, counts: Any, coords: np.ndarray, rows: Any, n_genes: int, look: Look) -> str:
     """All sections."""
-    params = model.get_params()
+    params, reading = model.get_params(), read_fit(model)
     first = _data_section(counts, coords) + _fit_section(model, params.get("random_state"))
     return "\n".join([
         f'<section><h2>Data and fit</h2><div class="pair">{first}</div></section>',
         "" if rows is None else _score_section(rows),
-        _factor_section(model, coords, n_genes, look), _bound_section(model), _settings_section(params),
+        factor_section(model, reading, coords, n_genes, look), importance_section(reading, n_genes),
+        scatter_section(model, n_genes), _bound_section(model), _settings_section(params),
     ])
 
 # %% ../nbs/6_interface/64_report.ipynb #8e4c16ae

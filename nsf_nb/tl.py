@@ -14,9 +14,26 @@ from .core import ConfigError, DataError, explain
 from .data.anndata import KEYS, genes_of, write_results
 from .data.files import check_size
 from .estimators import NSF
+from .factorization import Factorization
 
 # %% ../nbs/6_interface/62_scanpy_style.ipynb #245538fe
-def facts_of(model: NSF) -> dict[str, Any]:
+_PER_GENE = ("dispersion", "intercept", "level", "largest")
+
+
+def _genes(model: Factorization) -> dict[str, np.ndarray]:
+    """What a fit knows of each gene besides its loadings, J values each: what predictions need of it."""
+    found = {name: getattr(model.state_, name, None) for name in _PER_GENE}
+    normalization = getattr(model, "normalization_", None)
+    found["mean"] = None if normalization is None else normalization.feature_means
+    return {name: np.asarray(values) for name, values in found.items() if values is not None}
+
+
+def _plain(value: Any) -> Any:
+    """A parameter as a file can hold it; objects by their text."""
+    return value if value is None or isinstance(value, (bool, int, float, str, np.generic)) else str(value)
+
+# %% ../nbs/6_interface/62_scanpy_style.ipynb #35a73947
+def facts_of(model: Factorization) -> dict[str, Any]:
     """What is known about a fit besides its tables.
 
     Parameters
@@ -27,28 +44,26 @@ def facts_of(model: NSF) -> dict[str, Any]:
     Returns
     -------
     dict
-        factor_names, length_scales (input units, as in the model), amplitudes, elbo (nats, by part), converged, n_iter,
-        seconds, history (arrays), params, data (layer, spatial_key, size_factors and their scale), versions.
+        model (name of the class), factor_names, length_scales (input units), amplitudes, genes (J values of each: for
+        example dispersion), elbo (nats, by part), converged, n_iter, seconds, history (arrays), params, data (layer,
+        spatial_key, size_factors and their scale), versions.
     """
     from nsf_nb.reporting import versions
 
     text = {"start", "event"}
     history = {name: column.to_numpy(str if name in text else None) for name, column in model.history.items()}
-    params = model.get_params()
-    if not isinstance(params["random_state"], (int, np.integer)):
-        params["random_state"] = str(params["random_state"])
-    if "kernel" in params:
-        params["kernel"] = str(params["kernel"])  # objects as well
+    params = {name: _plain(value) for name, value in model.get_params(deep=False).items()}
     source = {"layer": model.layer_, "spatial_key": model.spatial_key_, "size_factors": model.size_factors_.rule}
     return {
-        "factor_names": model.loadings_.columns.to_numpy(str), "length_scales": model.length_scales_.to_numpy(),
-        "amplitudes": model.amplitudes_.to_numpy(), "elbo": model.elbo_.as_dict(), "converged": model.converged_,
+        "model": type(model).__name__, "factor_names": model.loadings_.columns.to_numpy(str),
+        "length_scales": model.length_scales_.to_numpy(), "amplitudes": model.amplitudes_.to_numpy(),
+        "genes": _genes(model), "elbo": model.elbo_.as_dict(), "converged": model.converged_,
         "n_iter": model.n_iter_, "seconds": model.seconds_, "history": history, "params": params,
         "data": source | {"size_factor_scale": model.size_factors_.scale}, "versions": versions(),
     }
 
 # %% ../nbs/6_interface/62_scanpy_style.ipynb #d0a6c819
-def _same_data(model: NSF, adata: Any, options: dict[str, Any]) -> np.ndarray:
+def _same_data(model: Factorization, adata: Any, options: dict[str, Any]) -> np.ndarray:
     """The mask of the genes of a fitted model; an error if it was fitted to other data or in another way."""
     spots, genes = np.asarray(adata.obs_names).astype(str), np.asarray(adata.var_names).astype(str)
     again = "pass a model that is not fitted (sklearn.base.clone makes one), or the data of the fit"
@@ -65,7 +80,7 @@ def _same_data(model: NSF, adata: Any, options: dict[str, Any]) -> np.ndarray:
 
 # %% ../nbs/6_interface/62_scanpy_style.ipynb #1b9a206e
 def fit(
-    adata: Any, model: NSF | None = None, *, layer: str | None = None, spatial_key: str | None = None,
+    adata: Any, model: Factorization | None = None, *, layer: str | None = None, spatial_key: str | None = None,
     size_factors: Any = None, mask_var: Any = None, key_added: str = "nsf", copy: bool = False,
 ) -> "anndata.AnnData | None":  # noqa: F821
     """Fit a model and write the result into the AnnData.
@@ -75,8 +90,8 @@ def fit(
     adata
         N spots × J genes with counts and coordinates.
     model
-        The model; None (default) for `NSF()`. It is fitted in place; if it has been fitted to these spots before, it is
-        only written.
+        An estimator; None (default) for `NSF()`. It is fitted in place; if it has been fitted to these spots before, it
+        is only written.
     layer, spatial_key, size_factors, mask_var
         As in `NSF.fit`; None (default) for `adata.X`, "spatial", "constant" and all genes, or what a fitted model used.
     key_added

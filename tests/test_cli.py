@@ -110,6 +110,8 @@ REFUSED = {
     "no spots": ("fit no_spots.h5ad -L 3 -o out.h5ad", "0 spots"),
     "negative": ("fit negative.h5ad -L 3 -o out.h5ad", "layers['counts']", "1 negative value", "-1.0 at row 0"),
     "fractional": ("fit fractional.h5ad -L 3 -o out.h5ad", "layers['counts']", "fractional", "raw counts"),
+    "fractional rsf": ("fit fractional.h5ad -L 3 -o out.h5ad --model rsf", "fractional", "raw counts", "inside"),
+    "negative mefisto": ("fit negative.h5ad -L 3 -o out.h5ad --model mefisto", "negative", "raw counts", "inside"),
     "fractional X": ("fit fractional.h5ad -L 3 -o out.h5ad --layer X", "adata.X", "fractional"),
     "nan": ("fit nan.h5ad -L 3 -o out.h5ad", "layers['counts']", "missing or infinite"),
     "nan coords": ("fit nan_coords.h5ad -L 3 -o out.h5ad", "obsm['spatial']", "row 7"),
@@ -131,6 +133,29 @@ REFUSED = {
     "fraction tiny": (f"{FIT} --val-fraction 0.0001", "1 to hold out", "0 of 144"),
     "seed": (f"{FIT} --seed -1", "--seed", "found -1"),
     "kernel": (f"{FIT} --kernel matern23", "--kernel", "'matern23'", "'matern32'"),
+    "model": (f"{FIT} --model nmf", "--model", "'nmf'", "'pnmf'"),
+    "T for nsf": (f"{FIT} -T 2", "options that nsf has", "--n-spatial", "use --model nsfh"),
+    "T for pnmf": (f"{FIT} --model pnmf -T 2", "no factor of pnmf", "use --model nsfh"),
+    "T for rsf": (f"{FIT} --model rsf -T 2", "all factors of rsf", "use --model rsfh"),
+    "T for fa": (f"{FIT} --model fa -T 2", "no factor of fa", "use --model rsfh"),
+    "T for mefisto": (f"{FIT} --model mefisto -T 2", "learns how spatial", "nsfh or rsfh"),
+    "T is L": (f"{FIT} --model nsfh -T 3", "from 1 to 2", "found 3", "all spatial would be nsf"),
+    "T above L": (f"{FIT} --model rsfh -T 4", "from 1 to 2", "found 4", "all spatial would be rsf"),
+    "T zero": (f"{FIT} --model nsfh -T 0", "found 0", "none of them pnmf"),
+    "T text": (f"{FIT} --model nsfh -T two", "integer", "--n-spatial", "--help"),
+    "L of a hybrid": ("fit good.h5ad --model nsfh -L 1 -o out.h5ad", "at least 2", "--n-factors"),
+    "L of a hybrid too large": ("fit good.h5ad --model nsfh -L 50 -o out.h5ad", "n_spatial + n_nonspatial", "20"),
+    "likelihood": (f"{FIT} --likelihood normal", "--likelihood", "'normal'", "'gaussian'"),
+    "likelihood of mefisto": (f"{FIT} --model mefisto --likelihood nb", "--likelihood", "use --model rsf or nsf"),
+    "kernel without space": (f"{FIT} --model pnmf --kernel matern32", "--kernel", "use --model nsf or nsfh"),
+    "kernel of fa": (f"{FIT} --model fa --kernel matern32", "--kernel", "use --model rsf or rsfh"),
+    "kernel of mefisto": (f"{FIT} --model mefisto --kernel matern32", "--kernel", "'squared_exponential'"),
+    "M without space": (f"{FIT} --model fa -M 50", "--n-inducing", "no factor of fa"),
+    "M of mefisto": (f"{FIT} --model mefisto -M 50", "n_inducing", "at least 100"),
+    "M of mefisto before the data": ("fit fractional.h5ad -L 3 -o out.h5ad --model mefisto -M 50", "n_inducing"),
+    "engine": (f"{FIT} --inference vi", "--inference", "'cavi'", "'svi'"),
+    "engine of mefisto": (f"{FIT} --model mefisto --inference svi", "--inference", "mofapy2", "--model rsf"),
+    "starts of mefisto": (f"{FIT} --model mefisto --n-starts 2", "--n-starts", "one start"),
     "key": (f"{FIT} --key-added a/b", "key_added", "'a/b'"),
     "no output": ("fit good.h5ad -L 3", "--output"),
     "output exists": ("fit good.h5ad -L 3 -o text.h5ad", "'text.h5ad'", "--force"),
@@ -215,6 +240,66 @@ def test_fit_and_score_in_a_process(library, tmp_path):
     first = (tmp_path / "out.h5ad").stat().st_mtime_ns
     forced = run_nsf(*args, "--force", "--quiet", cwd=tmp_path)
     assert forced.returncode == 0 and forced.stdout == "" and (tmp_path / "out.h5ad").stat().st_mtime_ns > first
+
+
+MODELS = {
+    "nsf": "", "pnmf": "", "nsfh": "-T 1", "rsf": "", "fa": "", "rsfh": "", "mefisto": "", "nsf nb": "--likelihood nb",
+    "nsf gaussian": "--likelihood gaussian", "nsf svi": "--inference svi -M 30 --n-starts 1",
+    "fa nb": "--likelihood nb", "rsfh poisson": "-T 2 --likelihood poisson",
+    "rsf kernel": "--kernel matern12 --likelihood poisson",
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_is_fitted_scored_and_reported(name, library, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = name.split()[0]
+    line = f"fit {library / 'good.h5ad'} --model {model} -L 3 --max-iter 4 -o out.h5ad --report out.html {MODELS[name]}"
+    done = CliRunner().invoke(app, [*line.split(), "--val-fraction", "0.1"], prog_name="nsf")
+    assert done.exit_code == 0, (done.output, done.exception)
+    spatial = {"pnmf": 0, "fa": 0, "nsfh": 1, "rsfh": 2}.get(model, 3)
+    assert f"{model.upper()}; 3 factors, {spatial} of them spatial" in done.stdout
+    out = read_h5ad(tmp_path / "out.h5ad")
+    assert out.uns["nsf"]["model"] == model.upper() and len(out.uns["nsf"]["length_scales"]) == spatial
+    assert out.obsm["X_nsf"].shape == (144, 3) and np.isfinite(out.obsm["X_nsf"]).all()
+    scored = CliRunner().invoke(app, ["score", "out.h5ad"], prog_name="nsf")
+    assert scored.exit_code == 0 and list(scored.stdout.splitlines()[1].split())[0] == model.upper()
+    assert scored.stdout in done.stdout  # the numbers of the fit, to the last digit
+    assert (tmp_path / "out.html").read_text(encoding="utf-8").startswith("<!DOCTYPE")
+
+
+def test_an_option_that_is_not_given_leaves_the_default_of_the_model():
+    from nsf_nb.options import arguments_of
+
+    assert arguments_of("Mefisto", 4, None, {"kernel": None}, 7) == ("MEFISTO", {"n_factors": 4, "random_state": 7})
+    halves = [arguments_of("rsfh", n, None, {}, 0)[1]["n_spatial"] for n in (2, 3, 10, 11)]
+    assert halves == [1, 2, 5, 6]
+
+
+def test_scores_of_mefisto_have_their_floor(library):
+    from nsf_nb import MEFISTO
+    from nsf_nb.held_out import fit_held_out, score_results
+
+    adata = read_h5ad(library / "good.h5ad")
+    model = MEFISTO(3, log1p=False, max_iter=20)
+    table = fit_held_out(adata, model, 0.2, layer="counts", size_factors="scanpy")
+    assert (model.predict(adata[adata.obs["nsf_held_out"].to_numpy()]).X == 0).any()  # it would cost infinitely much
+    assert np.isfinite(table.to_numpy()).all() and np.allclose(score_results(adata), table, rtol=1e-6)
+
+
+def test_results_without_facts_about_genes_are_those_of_nsf(library, tmp_path):
+    from nsf_nb import NSF
+    from nsf_nb.core import DataError
+    from nsf_nb.held_out import fit_held_out, needs_model, score_results
+
+    adata = read_h5ad(library / "good.h5ad")
+    table = fit_held_out(adata, NSF(3, n_starts=1, max_iter=3, n_inducing=30), 0.1, layer="counts")
+    for name in ("model", "genes"):
+        del adata.uns["nsf"][name]
+    assert not needs_model(adata) and np.allclose(score_results(adata), table)
+    adata.uns["nsf"] |= {"model": "Mine", "genes": {"intercept": np.zeros(20)}}
+    with pytest.raises(DataError, match="Mine"):
+        score_results(adata)
 
 
 def test_demo(tmp_path):

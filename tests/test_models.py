@@ -96,21 +96,115 @@ def test_a_factor_without_space_is_the_same_at_every_new_place(mixed, hybrid):
     assert np.all(found[0, 4:] <= average * 1.0001) and np.all(found[0, 4:] > 0.8 * average)
 
 
-@pytest.mark.parametrize("name", ["PNMF", "FA"])
-def test_a_model_without_space_has_no_parameters_of_space(name):
+NAMES = ["NSF", "PNMF", "NSFH", "RSF", "FA", "RSFH", "MEFISTO"]
+ABSENT = {
+    "NSF": {"n_spatial": "NSFH(n_spatial=..., n_nonspatial=...)", "n_nonspatial": "NSFH(", "log1p": "MEFISTO("},
+    "PNMF": {"kernel": "NSF(kernel=...) or NSFH(kernel=...)", "n_inducing": "NSF(n_inducing=", "n_spatial": "NSFH("},
+    "NSFH": {"n_factors": "NSFH(n_spatial=..., n_nonspatial=...)"},
+    "RSF": {"n_spatial": "RSFH(n_spatial=..., n_nonspatial=...)"},
+    "FA": {"kernel": "RSF(kernel=...) or RSFH(kernel=...)", "learn_kernels": "RSF(", "n_nonspatial": "RSFH("},
+    "RSFH": {"n_factors": "RSFH(n_spatial=..., n_nonspatial=...)"},
+    "MEFISTO": {"likelihood": "RSF(likelihood=...)", "inference": "RSF(inference=...)", "n_spatial": "NSFH("},
+}
+
+
+@pytest.mark.parametrize("name, parameter", [(name, parameter) for name in NAMES for parameter in ABSENT[name]])
+def test_a_parameter_of_another_model_is_refused_with_the_way_to_it(name, parameter):
     import nsf_nb
 
-    with pytest.raises(TypeError, match="kernel"):
-        getattr(nsf_nb, name)(3, kernel="matern32")
+    with pytest.raises(nsf_nb.ConfigError) as caught:
+        getattr(nsf_nb, name)(**{parameter: 3})
+    text, first = str(caught.value), next(iter(getattr(nsf_nb, name)().get_params(deep=False)))
+    assert text.startswith(f"Expected parameters of {name} (") and first in text and f"found {parameter}. " in text
+    assert f"use {ABSENT[name][parameter]}" in text
 
 
-@pytest.mark.parametrize("sizes", [(0, 0), (-1, 2), (2, 1.5)])
-def test_impossible_numbers_of_factors_are_refused(mixed, sizes):
-    from nsf_nb import NSFH
-    from nsf_nb.core import ConfigError
+@pytest.mark.parametrize("name", NAMES)
+def test_unknown_parameters_are_refused_and_constructors_stay_inert(name):
+    import inspect
 
-    with pytest.raises(ConfigError):
-        NSFH(*sizes).fit(mixed[0], layer="counts")
+    from sklearn.base import clone
+
+    import nsf_nb
+
+    kind = getattr(nsf_nb, name)
+    with pytest.raises(nsf_nb.ConfigError, match=r"found random_sate\. Did you mean random_state\?"):
+        kind(random_sate=1)
+    with pytest.raises(nsf_nb.ConfigError, match=r"found nothing_like_it and more\. Leave it out"):
+        kind(nothing_like_it=1, more=2)
+    with pytest.raises(nsf_nb.ConfigError, match="by name"):
+        kind(3, 2, "nb")
+    with pytest.raises(ValueError, match="random_sate"):  # by scikit-learn
+        kind().set_params(random_sate=1)
+    signature = inspect.signature(kind)
+    assert all(p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) for p in signature.parameters.values())
+    odd = {parameter: object() for parameter in signature.parameters}
+    model = kind(**odd)
+    assert list(model.get_params(deep=False)) == sorted(odd) and model.get_params(deep=False) == odd
+    copy = clone(kind(random_state=5))
+    assert type(copy) is kind and copy.random_state == 5
+
+
+def test_an_estimator_of_ones_own_is_checked_as_well():
+    from nsf_nb import NSF, ConfigError
+
+    class Mine(NSF):
+        def __init__(self, n_factors=3, *, tuned=1.0):
+            super().__init__(n_factors)
+            self.tuned = tuned
+
+    assert Mine(4).n_factors == 4
+    with pytest.raises(ConfigError, match=r"of Mine \(n_factors, tuned\), found kernel"):
+        Mine(kernel="matern32")
+
+
+WRONG = {
+    "none": ((0, 0), {}, ["at least one factor", "n_spatial and n_nonspatial of zero"]),
+    "negative": ((-1, 2), {}, ["at least 0 for n_spatial", "found -1"]),
+    "negative nonspatial": ((2, -1), {}, ["at least 0 for n_nonspatial", "found -1"]),
+    "fraction": ((2, 1.5), {}, ["integer", "n_nonspatial", "1.5 (float)"]),
+    "too many": ((60, 40), {}, ["n_spatial + n_nonspatial of at most 80", "found 100"]),
+    "unknown likelihood": ((2, 1), {"likelihood": "normal"}, ["'poisson', 'nb', 'gaussian'", "'normal'"]),
+    "unknown kernel": ((2, 1), {"kernel": "matern"}, ["'matern12', 'matern32'", "'matern'"]),
+    "no kernel": ((2, 1), {"kernel": None}, ["'matern12', 'matern32'", "None"]),
+    "unknown engine": ((2, 1), {"inference": "vi"}, ["'cavi', 'svi'", "'vi'"]),
+}
+
+
+@pytest.mark.parametrize("name", ["NSFH", "RSFH"])
+@pytest.mark.parametrize("case", WRONG)
+def test_values_without_meaning_are_refused(mixed, name, case, monkeypatch):
+    import nsf_nb
+    from nsf_nb import factorization
+
+    monkeypatch.setattr(factorization, "run", lambda *_: pytest.fail("the fit has begun"))
+    sizes, params, parts = WRONG[case]
+    with pytest.raises(nsf_nb.ConfigError) as caught:
+        getattr(nsf_nb, name)(*sizes, **params).fit(mixed[0], layer="counts")
+    assert all(part in str(caught.value) for part in parts), str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["Poisson", "NegativeBinomial", "Gaussian"])
+def test_a_likelihood_is_named_not_passed(mixed, kind):
+    from nsf_nb import RSF, ConfigError
+    from nsf_nb.probability import likelihoods
+
+    for value in (getattr(likelihoods, kind), getattr(likelihoods, kind)()):
+        with pytest.raises(ConfigError, match="one of 'poisson', 'nb', 'gaussian' for likelihood"):
+            RSF(2, likelihood=value).fit(mixed[0], layer="counts")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("change", ["centred", "normalised"])
+def test_every_model_wants_raw_counts(mixed, name, change):
+    import nsf_nb
+
+    adata = mixed[0].copy()
+    counts = np.asarray(adata.layers.pop("counts").todense() if hasattr(adata.layers["counts"], "todense") else adata.X)
+    adata.X = counts - counts.mean(axis=0) if change == "centred" else np.log1p(counts / 2)
+    with pytest.raises(nsf_nb.DataError) as caught:
+        getattr(nsf_nb, name)().fit(adata)
+    assert "adata.X" in str(caught.value) and "raw counts" in str(caught.value) and "inside" in str(caught.value)
 
 
 def test_a_kernel_may_be_an_object_but_not_a_class(mixed):
@@ -119,7 +213,7 @@ def test_a_kernel_may_be_an_object_but_not_a_class(mixed):
     from nsf_nb import NSF
     from nsf_nb.core import ConfigError
 
-    with pytest.raises(ConfigError, match=r"MaternOneHalf\(\.\.\.\)"):
+    with pytest.raises(ConfigError, match=r"'matern12', 'matern32'.* the class MaternOneHalf.*MaternOneHalf\(\.\.\.\)"):
         NSF(2, kernel=tfk.MaternOneHalf).fit(mixed[0], layer="counts")
     params = {"n_inducing": 60, "n_starts": 1, "max_iter": 10}
     kernel = tfk.MaternThreeHalves(np.float64(1.0), np.float64(1.0))

@@ -243,3 +243,142 @@ def test_bad_input_is_refused(adata, tmp_path):
         with pytest.raises(error, match=text):
             call()
     assert not path.exists()
+
+
+# The whole family
+
+
+SMALL = {"max_iter": 30}
+MODELS = {
+    "NSF": lambda nsf: nsf.NSF(3, n_starts=1, likelihood="nb", **SMALL),
+    "NSF gaussian": lambda nsf: nsf.NSF(3, likelihood="gaussian", **SMALL),
+    "PNMF": lambda nsf: nsf.PNMF(3, n_starts=1, **SMALL),
+    "NSFH": lambda nsf: nsf.NSFH(2, 2, n_starts=1, **SMALL),
+    "RSF": lambda nsf: nsf.RSF(3, **SMALL),
+    "FA": lambda nsf: nsf.FA(3, likelihood="nb", **SMALL),
+    "RSFH": lambda nsf: nsf.RSFH(2, 1, likelihood="poisson", **SMALL),
+    "MEFISTO": lambda nsf: nsf.MEFISTO(3, **SMALL),
+}
+SIGNED = {"RSF", "FA", "RSFH", "MEFISTO"}
+SCATTER = {"NSF": "Dispersion", "NSF gaussian": "Noise", "RSF": "Noise", "FA": "Dispersion"}
+
+
+@pytest.fixture(scope="module")
+def mixed():
+    """Four patterns and a scattered factor, 144 spots."""
+    return simulate("ggblocks", 40, 1, n_side=12, seed=1)
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def fitted(request, mixed, tmp_path_factory):
+    """A name, a fitted model, the text and the tree of its page."""
+    pytest.importorskip("tensorflow")
+    import nsf_nb
+
+    before, nsf_nb.settings.progress = nsf_nb.settings.progress, False
+    model = MODELS[request.param](nsf_nb).fit(mixed, layer="counts")
+    nsf_nb.settings.progress = before
+    return request.param, model, *read(report(model, mixed, tmp_path_factory.mktemp("page") / "report.html"))
+
+
+def headings(tree):
+    """Titles of the sections."""
+    return ["".join(heading.itertext()) for heading in tree.iter("h2")]
+
+
+def test_every_model_has_a_page_of_its_own(fitted):
+    name, model, text, tree = fitted
+    wanted = ["Data and fit", "Factors"] + ["Spatial importance of genes"] * name.endswith("H")
+    wanted += [title for key, title in SCATTER.items() if key == name] + ["Bound", "To repeat it"]
+    assert headings(tree) == wanted
+    assert tree.find("head/title").text.startswith(f"{type(model).__name__}: {model.factors_.shape[1]} factors")
+    facts = tables(tree)
+    assert dict(facts["Fit"])["of them spatial"] == str(len(model.length_scales_))
+    for parameter, value in model.get_params().items():
+        assert dict(facts["Settings"])[parameter] == str(value)
+    assert all(part in dict(facts["Parts of the bound, nats"]) for part in model.elbo_.as_dict())
+    assert "mofapy2" in dict(facts["Versions"])
+    sources = [image.get("src") for image in tree.iter("img")]
+    assert len(sources) == model.factors_.shape[1] and all(one.startswith("data:image/png;base64,") for one in sources)
+
+
+def pixels_of(card):
+    """The pixels of the map on a card that are not transparent, N×4."""
+    from matplotlib import pyplot as plt
+
+    raw = base64.b64decode(card.find("figure/img").get("src").removeprefix("data:image/png;base64,"))
+    pixels = plt.imread(io.BytesIO(raw), format="png").reshape(-1, 4)
+    return pixels[pixels[:, 3] > 0.98]
+
+
+def test_signs_are_shown(fitted):
+    from matplotlib import colormaps
+
+    name, model, _, tree = fitted
+    for card in tree.iter("article"):
+        factor = card.find("h3").text.strip()
+        values, found, signed = model.factors_[factor].to_numpy(), tables(card), name in SIGNED
+        ends = [span.text for span in card.iter("span")]
+        weight = model.loadings_[factor].to_numpy() * values.std()
+        assert card.find("h3/small").text.split(" % ")[1].startswith("of the variance" if signed else "of the counts")
+        if not signed:
+            assert len(ends) == 2 and "Genes by weight" in found
+            continue
+        limit = np.percentile(np.abs(values), 99)
+        assert [float(ends[0]), float(ends[2])] == pytest.approx([-limit, limit], rel=1e-3) and ends[1] == "0"
+        there = colormaps["coolwarm"](0.5 + 0.5 * values / limit)
+        red, wanted = (colours[:, 0] - colours[:, 2] for colours in (pixels_of(card), there))  # minus blue
+        assert red.mean() == pytest.approx(wanted.mean(), abs=0.02)
+        assert np.quantile(red, [0.05, 0.95]) == pytest.approx(np.quantile(wanted, [0.05, 0.95]), abs=0.15)
+        rows = found["Genes by size of weight"][1:]
+        best = np.argsort(-np.abs(weight), kind="stable")[:8]
+        assert {row[0] for row in rows} == set(model.loadings_.index[best])
+        for gene, shown, _ in rows:
+            wanted = weight[model.loadings_.index.get_loc(gene)]
+            assert float(shown.replace("−", "-")) == pytest.approx(wanted, rel=1e-2) and shown[0] in "+−"
+
+
+def test_kinds_of_factors_are_told_apart(fitted):
+    name, model, text, tree = fitted
+    cards = {card.find("h3").text.strip(): card for card in tree.iter("article")}
+    spatial = list(model.length_scales_.index)
+    assert sorted(cards) == sorted(model.factors_.columns) and set(list(cards)[: len(spatial)]) == set(spatial)
+    for factor, card in cards.items():
+        prior = dict(tables(card).get("Prior", []))
+        assert bool(prior) == (factor in spatial) == ("a value of its own" not in "".join(card.itertext()))
+        if prior:
+            assert prior["length scale, input units"] == f"{model.length_scales_[factor]:.4g}"
+            assert prior["amplitude"] == f"{model.amplitudes_[factor]:.4g}"
+        kind = card.find("h3/small").text.partition(", ")[2]
+        assert kind == ("" if not name.endswith("H") else "spatial" if factor in spatial else "not spatial")
+    assert ("No factor is a function of place" in text) == (not spatial)
+    assert ("factors are functions of place: F1, F2" in text) == name.endswith("H")
+
+
+def test_spatial_importance_is_that_of_the_loadings(fitted):
+    name, model, text, tree = fitted
+    if not name.endswith("H"):
+        assert "importance" not in text
+        return
+    factors, loadings = model.factors_.to_numpy(), model.loadings_.to_numpy()
+    parts = (loadings * factors.std(axis=0)) ** 2 if name in SIGNED else loadings * factors.sum(axis=0)
+    importance = pd.Series(parts[:, :2].sum(axis=1) / parts.sum(axis=1), model.loadings_.index)
+    found = tables(tree)
+    for end, wanted in (("Most", importance.nlargest(8)), ("Least", importance.nsmallest(8))):
+        rows = found[f"{end} spatial genes"][1:]
+        assert [float(row[1]) for row in rows] == pytest.approx(list(wanted), rel=1e-3, abs=1e-6)
+        assert all(float(value) == pytest.approx(importance[gene], rel=1e-3, abs=1e-6) for gene, value in rows)
+    what = "variance" if name in SIGNED else "counts"
+    assert f"more than half of the {what} of {(importance > 0.5).sum()} among 40 genes" in text
+
+
+def test_scatter_of_the_genes(fitted):
+    name, model, text, tree = fitted
+    if name not in SCATTER:
+        assert "Genes with the largest" not in text
+        return
+    found = tables(tree)
+    spread = dict(found[f"{SCATTER[name]}, over 40 genes"])
+    assert spread["median"] == f"{model.dispersion_.median():.4g}"
+    assert found["Genes with the largest"][1] == [model.dispersion_.idxmax(), f"{model.dispersion_.max():.4g}"]
+    assert ("φ μ²" in text) == (SCATTER[name] == "Dispersion")

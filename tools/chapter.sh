@@ -37,7 +37,7 @@ import nbformat
 path = sys.argv[1]
 nb = nbformat.read(path, 4)
 nb.metadata = {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}}
-start_up = ("absl::InitializeLog", "oneDNN custom operations", "cuda drivers")  # what TensorFlow writes when imported
+start_up = ("absl::InitializeLog", "oneDNN custom operations", "cuda drivers", "cuInit")  # what TensorFlow writes when imported
 for cell in nb.cells:
     for output in cell.get("outputs", []):
         if output.output_type == "stream" and output.name == "stderr":

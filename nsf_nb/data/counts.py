@@ -57,24 +57,24 @@ def _read_only(matrix: sp.csr_matrix) -> sp.csr_matrix:
     return out
 
 # %% ../../nbs/1_data/10_counts.ipynb #539f0678
+_ALL = ": all models take raw counts; Gaussian ones normalise them inside, and centre them where that is needed"
 _NOT_COUNTS = (
-    ("missing or infinite", lambda values: ~np.isfinite(values), "replace them, or drop those spots or genes"),
-    ("negative", lambda values: values < 0, "pass raw counts, not centred or scaled values"),
-    ("fractional", lambda values: values % 1 != 0, "pass raw counts, not normalised or log-transformed values"),
-    ("too large", lambda values: values > _LARGEST, f"check the file: float32 is exact up to {_LARGEST:,}"),
+    ("missing or infinite", lambda values: ~np.isfinite(values), "replace them, or drop those spots or genes", ""),
+    ("negative", lambda values: values < 0, "pass raw counts, not centred or scaled values", _ALL),
+    ("fractional", lambda values: values % 1 != 0, "pass raw counts, not normalised or log-transformed values", _ALL),
+    ("too large", lambda values: values > _LARGEST, f"check the file: float32 is exact up to {_LARGEST:,}", ""),
 )
 
 
 def _check_values(matrix: sp.csr_matrix, slot: str, hint: str) -> None:
     """Raise a DataError with the first offending entry if a value is no count."""
-    for kind, test, do in _NOT_COUNTS:
+    for kind, test, do, why in _NOT_COUNTS:
         bad = test(matrix.data)
         if bad.any():
             first, many = int(np.argmax(bad)), int(bad.sum())
-            row = int(np.searchsorted(matrix.indptr, first, side="right")) - 1
-            place = f"row {row}, column {matrix.indices[first]}"
-            found = f"{many:,} {kind} value{'s' * (many > 1)}, the first {matrix.data[first]} at {place}"
-            raise DataError(explain(f"whole numbers of at least 0 in {slot}", found, hint or do))
+            i, j = int(np.searchsorted(matrix.indptr, first, side="right")) - 1, matrix.indices[first]
+            found = f"{many:,} {kind} value{'s' * (many > 1)}, the first {matrix.data[first]} at row {i}, column {j}"
+            raise DataError(explain(f"whole numbers of at least 0 in {slot}", found, (hint or do) + why))
 
 # %% ../../nbs/1_data/10_counts.ipynb #30301b2c
 def to_csr(counts: Any, slot: str = SLOTS[0], hint: str = "") -> sp.csr_matrix:

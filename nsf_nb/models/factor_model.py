@@ -90,6 +90,11 @@ class FactorModel:
         return tuple(slice(end - group.n_factors, end) for end, group in zip(ends, self.groups, strict=True))
 
 # %% ../../nbs/3_models/30_factor_model.ipynb #bce82fd7
+def _gap(self) -> float | None:
+    """How far the bound in closed form is below the sampled one, nats; None if that was not sampled."""
+    return None if self.sampled is None else self.sampled - self.total
+
+
 def _as_dict(self) -> dict[str, float]:
     """All parts and the totals, by name.
 
@@ -123,7 +128,7 @@ class Elbo:
     n_obs: int
     sampled: float | None = None
     sampled_error: float | None = None
-    as_dict = _as_dict
+    as_dict, gap = _as_dict, property(_gap)
 
     @property
     def log_likelihood(self) -> float:
@@ -139,11 +144,6 @@ class Elbo:
     def per_observation(self) -> float:
         """The bound per spot."""
         return self.total / self.n_obs
-
-    @property
-    def gap(self) -> float | None:
-        """How far the bound in closed form is below the sampled one; None if that was not sampled."""
-        return None if self.sampled is None else self.sampled - self.total
 
 # %% ../../nbs/3_models/30_factor_model.ipynb #7ac3b1f2
 def _joint(posteriors, coords):

@@ -59,7 +59,8 @@ def _matrix(
 def _check(self):
     if isinstance(self.family, type):
         found = f"the class {self.family.__name__}"
-        raise ConfigError(explain("a kernel object", found, f"pass an instance, {self.family.__name__}(...)"))
+        expected = f"a kernel object or one of {', '.join(map(repr, FAMILIES))} for kernel"
+        raise ConfigError(explain(expected, found, f"pass an instance, {self.family.__name__}(...), or a name"))
     if not isinstance(self.family, tfk.PositiveSemidefiniteKernel):
         check_choice("kernel", self.family, tuple(FAMILIES))
     if self.stretch is not None and not all(np.isfinite(value) and value > 0 for value in self.stretch):
