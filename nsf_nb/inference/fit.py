@@ -109,7 +109,7 @@ def finish(
     elbo = with_sampled(engine.elbo(), engine.model, state, engine.data, m, v)
     return FitResult(engine.model, state, scaling, *lognormal_moments(m, v), elbo, diary.rows, converged, diary.seconds)
 
-
+# %% ../../nbs/4_inference/460_fit.ipynb #a797246a
 def _fit_amounts(model, data, scaling, how, diary):
     """Fit mixtures of exponentials to counts."""
     rng = streams(how.seed, "starts")

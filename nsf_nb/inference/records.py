@@ -38,7 +38,7 @@ def check_even(name: str, value: int, smallest: int) -> int:
         raise ConfigError(explain(f"an even number for {name}: draws come in pairs", f"{found}", f"use {found + 1}"))
     return found
 
-
+# %% ../../nbs/4_inference/441_records.ipynb #00257e1d
 @dataclass(frozen=True)
 class FitSettings:
     """How to fit.

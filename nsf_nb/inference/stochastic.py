@@ -277,7 +277,7 @@ def sampled_elbo(
     error = float(totals.std(ddof=1) / np.sqrt(n_samples))
     return SampledElbo(float(totals.mean()) - kl, error, n_samples, data.n_obs)
 
-
+# %% ../../nbs/4_inference/420_stochastic.ipynb #eb4be18e
 def with_sampled(
     elbo: Elbo, model: FactorModel, state: FactorState, data: SpatialCounts, mean: Float[np.ndarray, "N L"],
     variance: Float[np.ndarray, "N L"],

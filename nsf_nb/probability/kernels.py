@@ -6,7 +6,9 @@
 __all__ = ['FAMILIES', 'Kernel']
 
 # %% ../../nbs/2_probability/21_kernels.ipynb #5c101527
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import tensorflow as tf
@@ -29,10 +31,17 @@ FAMILIES = {
 _BLOCK = 4096
 
 
-def _correlations(kernel, x, z):
+@cache
+def _traced(family: str) -> Callable:
+    """The kernel matrix of a family at length scale one, as one graph."""
+    kernel, places = FAMILIES[family](np.float64(1), np.float64(1)), tf.TensorSpec([None, None], tf.float64)
+    return tf.function(kernel.matrix, input_signature=[places, places], autograph=False)
+
+
+def _correlations(matrix, x, z):
     """Kernel matrix of x and z, M×N, by blocks of columns."""
     x = tf.constant(x, tf.float64)
-    blocks = [kernel.matrix(x, tf.constant(z[i : i + _BLOCK], tf.float64)) for i in range(0, len(z), _BLOCK)]
+    blocks = [matrix(x, tf.constant(z[i : i + _BLOCK], tf.float64)) for i in range(0, len(z), _BLOCK)]
     return blocks[0] if len(blocks) == 1 else tf.concat(blocks, axis=1)
 
 # %% ../../nbs/2_probability/21_kernels.ipynb #3093be92
@@ -53,7 +62,9 @@ def _matrix(
     """
     if self.stretch is not None:
         x, z = (places / np.asarray(self.stretch, dtype=np.float64) for places in (x, z))
-    return _correlations(self.tfp(length_scale), x, z)
+    if isinstance(self.family, str):
+        return _correlations(_traced(self.family), x / length_scale, z / length_scale)
+    return _correlations(self.tfp(length_scale).matrix, x, z)
 
 # %% ../../nbs/2_probability/21_kernels.ipynb #71af14c3
 def _check(self):
