@@ -10,7 +10,7 @@ import numpy as np
 
 from .core import ConfigError, check_choice, check_int, check_positive, explain, generator
 from .factorization import Factorization
-from .inference.convergence import Convergence
+from .inference.convergence import Convergence, CubicConvergence
 from .inference.records import FitSettings
 from .inference.svi import SviSettings
 from .models.factor_model import FactorModel
@@ -39,7 +39,7 @@ def _svi(params):
         raise ConfigError(explain("refine_samples=0", found, 'leave it out, or use inference="cavi"'))
     return SviSettings(
         n_inducing=params.get("n_inducing", "auto"), n_starts=params["n_starts"], max_epochs=params["max_iter"],
-        convergence=Convergence(params["tol"], 25), learn_kernels=params.get("learn_kernels", True),
+        convergence=CubicConvergence(params["tol"]), learn_kernels=params.get("learn_kernels", True),
         seed=params["random_state"],
     )
 

@@ -27,6 +27,7 @@ from .race import morans_i
 from .real_ascent import RealAscent
 from .records import Diary, FitResult, FitSettings
 from .site_moves import RealFactors, recall, remember
+from .stochastic import with_sampled
 from ..models.factor_model import FactorModel, FactorState
 from ..probability.inducing import choose_inducing_points
 from ..probability.links import HEADROOM, lognormal_moments
@@ -290,7 +291,8 @@ def finish_real(
     extra = {"level": _level(engine, m, v), "largest": _largest(engine, m, v)}
     state = FactorState(*found, **extra, link=model.link)
     factors = lognormal_moments(m, v) if model.link.nonnegative else (m, np.sqrt(v))
-    return FitResult(model, state, scaling, *factors, engine.elbo(), diary.rows, converged, diary.seconds)
+    elbo = with_sampled(engine.elbo(), model, state, engine.term.data, m, v)
+    return FitResult(model, state, scaling, *factors, elbo, diary.rows, converged, diary.seconds)
 
 # %% ../../nbs/4_inference/474_real_valued.ipynb #d54e02a5
 def fit_real(

@@ -280,7 +280,8 @@ def _elbo(self, state, spots):
         constant = self.model.likelihood.constant(self.data.counts, self.data.size_factors, state.dispersion)
     if sampled.has_analytic_rate(self.model):
         rate = float(sampled.exact_rate(self.data.size_factors, mean, variance, state.loadings))
-    return Elbo(found.total + kl - constant + rate, rate, constant, kl, self.data.n_obs)
+    sampling = found.total, found.standard_error
+    return Elbo(found.total + kl - constant + rate, rate, constant, kl, self.data.n_obs, *sampling)
 
 # %% ../../nbs/4_inference/422_stochastic_ascent.ipynb #732b9ad2
 def _parts_of(model, data, state, spots):
