@@ -34,17 +34,18 @@ def predictive_length_scale(candidates: Candidates, length_scale: float, amplitu
     float
         Scaled units; that of the fit if no step gains more than one standard error.
     """
-    scores, here, (shortest, longest) = {0: candidates.left_out(length_scale, amplitude)}, 0, LENGTH_SCALES
-    while True:
-        for step in (here - 1, here + 1):
-            rho = length_scale * RATIO**step
-            if step not in scores and abs(step) <= _REACH and shortest <= rho <= longest:
-                scores[step] = candidates.left_out(rho, amplitude)
-        gains = {step: scores[here] - scores[step] for step in (here - 1, here + 1) if step in scores}
-        gains = {step: gain.sum() for step, gain in gains.items() if gain.sum() > gain.std() * np.sqrt(len(gain))}
-        if not gains:
-            return float(length_scale * RATIO**here)
-        here = max(gains, key=gains.get)
+    at_fit, here, (shortest, longest) = candidates.left_out(length_scale, amplitude), length_scale, LENGTH_SCALES
+    for ratio in (RATIO, 1 / RATIO):
+        score = at_fit
+        for _ in range(_REACH):
+            after = here * ratio
+            gain = score - candidates.left_out(after, amplitude) if shortest <= after <= longest else np.zeros(1)
+            if gain.sum() <= gain.std() * np.sqrt(len(gain)):
+                break
+            here, score = after, score - gain
+        if here != length_scale:
+            break
+    return float(here)
 
 # %% ../../nbs/4_inference/432_interpolation.ipynb #f0cf50f0
 def regression(

@@ -90,6 +90,12 @@ def _left_out(basis, residual, chol, amplitude, precision, target, q):
     return (mean - leverage * target) / (1.0 - leverage), variance / (1.0 - leverage) + amplitude**2 * residual
 
 
+@tf.function(input_signature=[_M, _V, _S, _V, _V], autograph=False)
+def _left_out_alone(basis, residual, amplitude, precision, target):
+    _, chol, q = _evidence(basis, residual, amplitude, precision, target)
+    return _left_out(basis, residual, chol, amplitude, precision, target, q)
+
+
 def left_out_deviance(
     mean: Float[np.ndarray, "N"], variance: Float[np.ndarray, "N"], sites: Sites
 ) -> Float[np.ndarray, "N"]:
@@ -201,10 +207,14 @@ def _evidence_of(self, length_scale: float, amplitude: float) -> float:
 
 def _left_out_of(self, length_scale: float, amplitude: float) -> Float[np.ndarray, "N"]:
     """Deviance of every spot (N), predicted from all others of its tile, Eq. @eq-left-out-deviance."""
-    deviance = np.empty(sum(len(tile.rows) for tile in self.tiles))
-    solved = _solve(self, length_scale, amplitude)
-    for tile, (sites, gauss), (p, (_, chol, q)) in zip(self.tiles, self._own, solved, strict=True):
-        mean, variance = _left_out(p.basis, p.residual, chol, float(amplitude), *gauss, q)
+    deviance, a = np.empty(sum(len(tile.rows) for tile in self.tiles)), float(amplitude)
+    solved = self._solved.get((length_scale, amplitude), [None] * len(self.tiles))  # by the evidence, if it was asked
+    for tile, (sites, gauss), known in zip(self.tiles, self._own, solved, strict=True):
+        p = tile.projections[length_scale]
+        if known is None:
+            mean, variance = _left_out_alone(p.basis, p.residual, a, *gauss)
+        else:
+            mean, variance = _left_out(p.basis, p.residual, known[1][1], a, *gauss, known[1][2])
         deviance[tile.rows] = left_out_deviance(mean.numpy(), variance.numpy(), sites)
     return deviance
 
