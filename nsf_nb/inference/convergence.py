@@ -77,6 +77,42 @@ def smoothed_end(values: Sequence[float]) -> tuple[float, float]:
     before, last = _last_rows(len(values)) @ np.asarray(values, dtype=np.float64)
     return float(before), float(last)
 
+# %% ../../nbs/4_inference/440_convergence.ipynb #5e0b7c1a
+def _change(self, bounds: Sequence[float]) -> float:
+    """Relative change of the smoothed bound at the end.
+
+    Parameters
+    ----------
+    bounds
+        At least `span` values, nats.
+
+    Returns
+    -------
+    float
+        Not negative.
+    """
+    before, last = smoothed_end(bounds[-self.span :])
+    return abs(last - before) / max(abs(before), 1e-300)
+
+
+def _reached(self, bounds: Sequence[float]) -> bool:
+    """Whether the smoothed bound stands still, now and at the check before.
+
+    Parameters
+    ----------
+    bounds
+        One value per epoch, nats.
+
+    Returns
+    -------
+    bool
+        False between checks, and while there are not `span` + `every` values.
+    """
+    if len(bounds) < self.span + self.every or len(bounds) % self.every:
+        return False
+    return max(self.change(bounds), self.change(bounds[: -self.every])) < self.tol
+
+
 # %% ../../nbs/4_inference/440_convergence.ipynb #9452139f
 @dataclass(frozen=True)
 class CubicConvergence:
@@ -103,35 +139,5 @@ class CubicConvergence:
         check_int("span", self.span, 5)
         check_int("every", self.every, 1)
 
-    def change(self, bounds: Sequence[float]) -> float:
-        """Relative change of the smoothed bound at the end.
+    change, reached = _change, _reached
 
-        Parameters
-        ----------
-        bounds
-            At least `span` values, nats.
-
-        Returns
-        -------
-        float
-            Not negative.
-        """
-        before, last = smoothed_end(bounds[-self.span :])
-        return abs(last - before) / max(abs(before), 1e-300)
-
-    def reached(self, bounds: Sequence[float]) -> bool:
-        """Whether the smoothed bound stands still, now and at the check before.
-
-        Parameters
-        ----------
-        bounds
-            One value per epoch, nats.
-
-        Returns
-        -------
-        bool
-            False between checks, and while there are not `span` + `every` values.
-        """
-        if len(bounds) < self.span + self.every or len(bounds) % self.every:
-            return False
-        return max(self.change(bounds), self.change(bounds[: -self.every])) < self.tol
