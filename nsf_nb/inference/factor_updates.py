@@ -44,12 +44,13 @@ _V, _M, _T = tf.TensorSpec([None]), tf.TensorSpec([None, None]), tf.TensorSpec([
 
 
 @tf.function(input_signature=[_M, _V, _T, _V, _M, _M, _M, _M, _M], autograph=False)
-def _mean_step(basis, residual, covariance, amplitude, mean, offset, log_factors, pseudo_counts, rate_per_factor):
+def _mean_step(basis, residual, scale, amplitude, mean, offset, log_factors, pseudo_counts, rate_per_factor):
     rate = rate_per_factor * tf.exp(log_factors)  # N×G: e
     spread = amplitude**2 * residual[:, None]  # N×G: ψ
     excess, damping = pseudo_counts - rate, 1.0 + rate * spread  # N×G
     gradient = amplitude * tf.matmul(basis, (excess + rate * offset) / damping) - mean  # M×G
-    direction = tf.transpose(tf.linalg.matvec(covariance, tf.transpose(gradient)))  # M×G: ν
+    white = tf.linalg.matvec(scale, tf.transpose(gradient))  # G×M: C⁻¹ times the gradient
+    direction = tf.transpose(tf.linalg.matvec(scale, white, transpose_a=True))  # M×G: ν
     smooth = amplitude * tf.matmul(basis, direction, transpose_a=True)  # N×G
     own = (spread * (excess - rate * smooth) - offset) / damping  # N×G: η
     weigh = lambda x: tf.reduce_sum(tf.math.divide_no_nan(x, spread), axis=0)  # noqa: E731
@@ -83,7 +84,7 @@ def _covariance(basis, residual, amplitude, sites):
     kl = 0.5 * (frobenius - tf.cast(tf.shape(scale)[0], tf.float64)) + half_log_det
     residuals = tf.math.divide_no_nan(share**2 * smooth, spread) - share - tf.math.log1p(-share)
     kl += 0.5 * tf.reduce_sum(tf.cast(residuals, tf.float64))
-    return scale, tf.matmul(scale, scale, transpose_a=True), variance, kl
+    return scale, variance, kl
 
 # %% ../../nbs/4_inference/410_factor_updates.ipynb #3cd7c891
 class Projections:
@@ -126,6 +127,11 @@ def _projection(self, factor: int) -> Projection:
     return self.projections[self.length_scales[factor]]
 
 # %% ../../nbs/4_inference/410_factor_updates.ipynb #39262cd7
+def _dense_covariance(self, factor: int) -> Float[tf.Tensor, "M M"]:
+    """S of one factor, for those who want to look at it: M³ operations."""
+    return tf.matmul(self.scale[factor], self.scale[factor], transpose_a=True)
+
+
 def _set_covariance(self, factor: int, sites: Float[np.ndarray, "N"]) -> None:
     """Covariance, marginal variances and divergence that belong to given sites, Eq. @eq-spot-variance."""
     p = self.projection(factor)
@@ -138,7 +144,8 @@ def _regress(self, factor: int, targets: Float[np.ndarray, "N"], sites: Float[np
     a, basis, spread = self.amplitudes[factor], self.projection(factor).basis, self.spread[:, factor]
     damped = sites / (1 + sites * spread)
     pull = a * tf.linalg.matvec(basis, tf.constant(damped * targets, tf.float32))
-    self.mean[:, factor] = tf.linalg.matvec(self.covariance[factor], pull)
+    white = tf.linalg.matvec(self.scale[factor], pull)
+    self.mean[:, factor] = tf.linalg.matvec(self.scale[factor], white, transpose_a=True)
     smooth = a * tf.linalg.matvec(basis, tf.constant(self.mean[:, factor]), transpose_a=True).numpy()
     self.offset[:, factor] = spread * damped * (targets - smooth)
     self.recompute([factor])
@@ -150,7 +157,7 @@ _COLUMNS = ("mean", "offset", "log_factors", "variance", "sites")
 def _change_kernel(self, factor: int, length_scale: float, amplitude: float, sites: "Sites") -> bool:  # noqa: F821
     """Move a factor to another kernel by regression on its sites; False, and all as before, if the bound would fall."""
     kept = {name: getattr(self, name)[:, factor].copy() for name in _COLUMNS}
-    own = "length_scales", "amplitudes", "scale", "covariance", "kl_covariance"
+    own = "length_scales", "amplitudes", "scale", "kl_covariance"
     old = [getattr(self, name)[factor] for name in own]
 
     def value():
@@ -164,8 +171,8 @@ def _change_kernel(self, factor: int, length_scale: float, amplitude: float, sit
         return True
     for name, column in kept.items():
         getattr(self, name)[:, factor] = column
-    self.length_scales[factor], self.amplitudes[factor], self.scale[factor], self.covariance[factor] = old[:4]
-    self.kl_covariance[factor], self._groups = old[4], None
+    self.length_scales[factor], self.amplitudes[factor], self.scale[factor], self.kl_covariance[factor] = old
+    self._groups = None
     return False
 
 # %% ../../nbs/4_inference/410_factor_updates.ipynb #e30fd2c8
@@ -199,7 +206,7 @@ def _refresh(self, exposure: Float[np.ndarray, "N L"], slope: Float[np.ndarray, 
         before = _gain(weight, self.variance[:, l], b) - self.kl_covariance[l]
         for _ in range(4):
             found = _covariance(p.basis, p.residual, a, sites)
-            if _gain(weight, found[2].numpy(), b) - float(found[3]) >= before:
+            if _gain(weight, found[1].numpy(), b) - float(found[2]) >= before:
                 self._store(l, sites, found)
                 renewed += 1
                 break
@@ -211,10 +218,10 @@ def _refresh(self, exposure: Float[np.ndarray, "N L"], slope: Float[np.ndarray, 
 
 # %% ../../nbs/4_inference/410_factor_updates.ipynb #6f0dfad7
 def _grouped(self):
-    """Factors by length scale, with their covariances stacked once per refresh."""
+    """Factors by length scale, with the roots of their covariances stacked once per refresh."""
     if self._groups is None:
         found = [np.flatnonzero(self.length_scales == value) for value in np.unique(self.length_scales)]
-        self._groups = [(g, tf.stack([self.covariance[l] for l in g])) for g in found]
+        self._groups = [(g, tf.stack([self.scale[l] for l in g])) for g in found]
     return self._groups
 
 
@@ -225,11 +232,11 @@ def _ascend(
     rate = exposure * np.exp(self.variance / 2)
     self.trend, m = _trend_step(self.trend_basis, self.trend, self.log_factors, pseudo_counts, rate)
     self.trend, self.log_factors = self.trend.numpy(), m.numpy()
-    for g, covariance in _grouped(self):
+    for g, scale in _grouped(self):
         p, a = self.projection(g[0]), self.amplitudes[g].astype(np.float32)
         for _ in range(n_steps):
             own = self.mean[:, g], self.offset[:, g], self.log_factors[:, g]
-            found = _mean_step(p.basis, p.residual, covariance, a, *own, pseudo_counts[:, g], rate[:, g])
+            found = _mean_step(p.basis, p.residual, scale, a, *own, pseudo_counts[:, g], rate[:, g])
             self.mean[:, g], self.offset[:, g], self.log_factors[:, g] = found
 
 
@@ -279,11 +286,11 @@ class _State:
         self.trend, self.mean = np.zeros((p, n_factors), "f4"), np.zeros((m, n_factors), "f4")
         self.log_factors, self.variance = np.zeros((n, n_factors), "f4"), np.ones((n, n_factors), "f4")
         self.offset, self.sites = np.zeros((n, n_factors), "f4"), np.zeros((n, n_factors), "f4")
-        self.scale, self.covariance = [None] * n_factors, [None] * n_factors  # M×M each
+        self.scale = [None] * n_factors  # M×M each: C⁻¹
         self.kl_covariance, self._groups = np.zeros(n_factors), None
 
     def _store(self, factor, sites, found):
-        self.scale[factor], self.covariance[factor], variance, kl = found
+        self.scale[factor], variance, kl = found
         self.variance[:, factor], self.kl_covariance[factor], self.sites[:, factor] = variance, kl, sites
         self._groups = None
 
@@ -305,6 +312,7 @@ class SpatialFactors(_State):
         Of the same points and spots, shared with another group. Default None: its own.
     """
 
+    covariance = _dense_covariance
     regress, change_kernel, refresh, ascend = _regress, _change_kernel, _refresh, _ascend
     recompute, posterior, moments, projection = _recompute, _posterior, _moments, _projection
     point, set_point = _point, _set_point

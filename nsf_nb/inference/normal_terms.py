@@ -158,7 +158,7 @@ class NormalTerm:
     batched = False  # factors move one after the other: slopes cost little
 
     def __init__(self, data: SpatialCounts, link: ExponentiateThenMix | MixThenLink):
-        self.link, self.n_obs = link, data.n_obs
+        self.data, self.link, self.n_obs = data, link, data.n_obs
         self.values = sp.diags(1 / data.size_factors).dot(data.counts).astype(np.float64).tocsr()
         self.sums = np.asarray(self.values.sum(axis=0)).ravel()
         self.squares = np.asarray(self.values.multiply(self.values).sum(axis=0)).ravel()

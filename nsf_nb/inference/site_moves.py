@@ -55,14 +55,14 @@ _M, _V, _S = tf.TensorSpec([None, None]), tf.TensorSpec([None]), tf.TensorSpec([
 
 
 @tf.function(input_signature=[_M, _V, _M, _S, _V, _V, _V, _V, _M], autograph=False)
-def _site_direction(basis, residual, covariance, amplitude, mean, offset, gradient, precision, trend_basis):
+def _site_direction(basis, residual, scale, amplitude, mean, offset, gradient, precision, trend_basis):
     spread, sites = amplitude**2 * residual[:, None], precision[:, None]  # N×1: ψ, λ
     damping = 1.0 + sites * spread
     rest = [[0, 0], [0, tf.shape(trend_basis)[1]]]
     load = tf.concat([gradient[:, None], sites * trend_basis], axis=1)  # N×(1+P): g, then λ h_p
     mean, offset = tf.pad(mean[:, None], rest), tf.pad(offset[:, None], rest)
     pull = amplitude * tf.matmul(basis, (load + sites * offset) / damping) - mean
-    direction = tf.matmul(covariance, pull)  # M×(1+P): ν
+    direction = tf.matmul(scale, tf.matmul(scale, pull), transpose_a=True)  # M×(1+P): ν
     smooth = amplitude * tf.matmul(basis, direction, transpose_a=True)
     own = (spread * (load - sites * smooth) - offset) / damping  # N×(1+P): η
     return direction, own, smooth + own
@@ -108,8 +108,8 @@ def spatial_direction(
         p, a = factors.projection(l), float(factors.amplitudes[l])
         sites = gradient[:, l].astype("f4"), precision[:, l].astype("f4")
         state = factors.mean[:, l], factors.offset[:, l]
-        covariance = factors.covariance[l] / _staleness(precision[:, l], factors.sites[:, l])
-        moves = _site_direction(p.basis, p.residual, covariance, a, *state, *sites, factors.trend_basis)
+        scale = factors.scale[l] / np.sqrt(_staleness(precision[:, l], factors.sites[:, l]))
+        moves = _site_direction(p.basis, p.residual, scale, a, *state, *sites, factors.trend_basis)
         moves = [part.numpy().astype(np.float64) for part in moves]
         left = gradient[:, l] - precision[:, l] * moves[2][:, 0]
         trend = _trend_direction(h, precision[:, l], left, moves[2][:, 1:])
@@ -209,7 +209,7 @@ def direction(
     return found, slope
 
 # %% ../../nbs/4_inference/470_site_moves.ipynb #f0f55116
-_SPATIAL, _LISTS = ("variance", "sites"), ("scale", "covariance", "kl_covariance")
+_SPATIAL, _LISTS = ("variance", "sites"), ("scale", "kl_covariance")
 _MEANS = "mean", "offset", "log_factors"
 
 

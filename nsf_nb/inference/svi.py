@@ -239,8 +239,7 @@ def _spatial_factors(posterior, data, spots):
     factors.trend, factors.mean = (np.ascontiguousarray(x.T, "f4") for x in (posterior.trend, posterior.mean))
     for l, r in enumerate(tf.constant(posterior.scale, tf.float32)):
         half_log_det = -tf.reduce_sum(tf.math.log(tf.linalg.diag_part(r)))
-        factors.scale[l], factors.covariance[l] = r, tf.matmul(r, r, transpose_a=True)
-        factors.kl_covariance[l] = kl_covariance(r, half_log_det)
+        factors.scale[l], factors.kl_covariance[l] = r, kl_covariance(r, half_log_det)
     factors.log_factors, factors.variance = mean.astype("f4"), variance.astype("f4")
     return factors
 
