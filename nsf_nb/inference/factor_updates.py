@@ -14,7 +14,9 @@ from jaxtyping import Float
 
 from ..probability.kernels import Kernel
 from ..probability.priors import GaussianProcess, SpatialPosterior, trend_basis
-from ..probability.sparse_gp import Projection, explained_variance, posterior_scale, project, weighted_gram
+from nsf_nb.probability.sparse_gp import (
+    Projection, explained_variance, points_at, posterior_scale, project, weighted_gram,
+)
 
 # %% ../../nbs/4_inference/410_factor_updates.ipynb #0aa52ae2
 _CAP = 2.0
@@ -102,12 +104,13 @@ class Projections:
 
     def __init__(self, kernel: Kernel, points: Float[np.ndarray, "M D"], coords: Float[np.ndarray, "N D"]):
         self.kernel, self.points, self.coords = kernel, points, coords
+        self._at = points_at(points, coords)
         self._made: dict[float, Projection] = {}
 
     def __getitem__(self, length_scale: float) -> Projection:
         key = float(length_scale)
         if key not in self._made:
-            self._made[key] = project(self.kernel, self.points, self.coords, key)
+            self._made[key] = project(self.kernel, self.points, self.coords, key, self._at)
         return self._made[key]
 
     def keep(self, length_scales: Iterable[float]) -> None:
@@ -141,6 +144,20 @@ def _set_covariance(self, factor: int, sites: Float[np.ndarray, "N"]) -> None:
 def _regress(self, factor: int, targets: Float[np.ndarray, "N"], sites: Float[np.ndarray, "N"]) -> None:
     """Gaussian process regression of one factor on targets (N, less the trend) with precisions `sites` (N)."""
     _set_covariance(self, factor, sites)
+    _condition(self, factor, targets, sites)
+
+
+def _regress_alike(self, targets: Float[np.ndarray, "N L"], sites: Float[np.ndarray, "N"]) -> None:
+    """The same for all factors of a group that has one kernel and one set of precisions: one covariance serves all."""
+    p = self.projection(0)
+    found = _covariance(p.basis, p.residual, float(self.amplitudes[0]), sites.astype("f4"))
+    for l in range(len(self.amplitudes)):
+        self._store(l, sites, found)
+        _condition(self, l, targets[:, l], sites)
+
+
+def _condition(self, factor, targets, sites):
+    """Means and residuals of one factor for a covariance that is there."""
     a, basis, spread = self.amplitudes[factor], self.projection(factor).basis, self.spread[:, factor]
     damped = sites / (1 + sites * spread)
     pull = a * tf.linalg.matvec(basis, tf.constant(damped * targets, tf.float32))
@@ -313,7 +330,7 @@ class SpatialFactors(_State):
     """
 
     covariance = _dense_covariance
-    regress, change_kernel, refresh, ascend = _regress, _change_kernel, _refresh, _ascend
+    regress, regress_alike, change_kernel, refresh, ascend = _regress, _regress_alike, _change_kernel, _refresh, _ascend
     recompute, posterior, moments, projection = _recompute, _posterior, _moments, _projection
     point, set_point = _point, _set_point
 

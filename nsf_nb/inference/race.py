@@ -73,8 +73,7 @@ def _smoothed(group, projections, log_factors):
     basis = factors.trend_basis.astype(np.float64)
     factors.trend = np.linalg.lstsq(basis, log_factors, rcond=None)[0].astype(np.float32)
     residual = log_factors - basis @ factors.trend
-    for l in range(group.n_factors):
-        factors.regress(l, residual[:, l], np.full(len(residual), _NMF_PRECISION))
+    factors.regress_alike(residual, np.full(len(residual), _NMF_PRECISION))
     return factors
 
 
