@@ -85,6 +85,7 @@ def run_both(case, every, epochs):
 def draw(found, case, path):
     """Bound and held-out deviance over seconds, both engines."""
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator, NullLocator
 
     fig, axes = plt.subplots(1, 2, figsize=(8.5, 3.2), layout="constrained")
     labels = {"cavi": "coordinate ascent", "svi": "stochastic gradients"}
@@ -95,6 +96,8 @@ def draw(found, case, path):
     axes[1].axhline(found["svi"][1][-1][2], color="0.6", linestyle=":")
     for ax, what in zip(axes, ("bound per spot, nats", "held-out deviance"), strict=True):
         ax.set(xlabel="seconds", ylabel=what, xscale="log", title=case)
+        ax.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), minor_locator=NullLocator())
+        ax.xaxis.set_major_formatter("{x:g}")
     axes[0].legend(frameon=False)
     fig.savefig(path, dpi=150)
 

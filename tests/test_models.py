@@ -245,3 +245,77 @@ def test_real_valued_models_predict_counts(mixed, name):
         scores = model.score_table(mixed[1])
         assert (model.predict(mixed[1]).X >= 0).all() and np.isfinite(scores.to_numpy()).all()
         assert scores.loc[name, "deviance"] < 1.01 * scores.loc["gene mean", "deviance"]
+
+
+def test_at_its_own_spots_a_fit_predicts_what_it_has_found(mixed):
+    from nsf_nb import NSF
+
+    model = NSF(4, n_inducing=200, **SMALL).fit(mixed[0], layer="counts")
+    again = model.predict(mixed[0])
+    assert np.allclose(again.obsm["X_nsf"], model.factors_) and np.allclose(again.obsm["X_nsf_std"], model.factor_std_)
+    shuffled = np.random.default_rng(0).permutation(mixed[0].n_obs)
+    some = model.predict(np.vstack([mixed[0].obsm["spatial"][shuffled], mixed[1].obsm["spatial"]]))
+    assert np.allclose(some.obsm["X_nsf"][: len(shuffled)], model.factors_.to_numpy()[shuffled])
+    elsewhere = model.predict(mixed[1]).obsm["X_nsf"]
+    assert np.allclose(some.obsm["X_nsf"][len(shuffled) :], elsewhere)
+    state, places = model.state_, model.result_.scaling.apply(mixed[1].obsm["spatial"])
+    assert state.between is not None and np.allclose(elsewhere, state.factors_at(places)[0], rtol=1e-5)
+
+
+def test_kernels_that_do_not_move_predict_as_they_are(mixed):
+    from nsf_nb import NSF
+
+    model = NSF(4, n_inducing=60, learn_kernels=False, **SMALL).fit(mixed[0], layer="counts")
+    assert model.state_.between is None
+
+
+def test_the_bound_is_recorded_beside_its_sampled_value(hybrid):
+    for model in hybrid.values():
+        elbo = model.elbo_
+        assert elbo.gap == elbo.sampled - elbo.total and elbo.sampled_error > 0
+        assert elbo.gap > -4 * elbo.sampled_error and elbo.gap < 0.01 * abs(elbo.total)
+        assert {"sampled", "sampled_error", "gap"} <= set(elbo.as_dict())
+
+
+EXACT = [("RSF", "gaussian"), ("RSF", "poisson"), ("FA", "gaussian"), ("NSF", "gaussian")]
+
+
+@pytest.mark.parametrize("name, likelihood", EXACT)
+def test_a_bound_without_inequality_has_no_gap(mixed, name, likelihood):
+    import nsf_nb
+
+    params = {"n_inducing": 60} if name != "FA" else {}
+    model = getattr(nsf_nb, name)(3, likelihood=likelihood, max_iter=40, **params).fit(mixed[0], layer="counts")
+    assert abs(model.elbo_.gap) < 5 * model.elbo_.sampled_error
+
+
+def test_a_refined_fit_has_a_higher_sampled_bound():
+    from nsf_nb import PNMF, simulate
+    from nsf_nb.inference.stochastic import at_spots, sampled_elbo
+
+    adata = simulate("ggblocks", 60, n_side=24, expression=1.0, seed=2)
+    plain, refined = (PNMF(4, refine_samples=s, **SMALL).fit(adata, layer="counts") for s in (0, 8))
+    assert set(refined.history["start"]) == set(plain.history["start"]) | {"sampled"}
+    assert refined.n_iter_ > plain.n_iter_ and "refinement" in refined.result_.seconds
+    fits = [(one.result_, one.data_) for one in (plain, refined)]
+    before, after = (sampled_elbo(f.model, f.state, data, 200, 5, at_spots(f)) for f, data in fits)
+    assert after.total > before.total + 5 * np.hypot(before.standard_error, after.standard_error)
+    assert refined.elbo_.total < plain.elbo_.total  # it has left the optimum of the other bound
+
+
+@pytest.mark.parametrize(
+    "name, params, words",
+    [
+        ("NSF", {"refine_samples": 3}, "draws come in pairs"),
+        ("NSF", {"refine_samples": -2}, "at least 0"),
+        ("NSFH", {"refine_samples": 4, "inference": "svi"}, "sample in any case"),
+        ("PNMF", {"refine_samples": 4, "likelihood": "gaussian"}, "bound is exact"),
+        ("RSF", {"refine_samples": 4}, "mixtures of exponentials"),
+    ],
+)
+def test_a_refinement_that_has_no_meaning(name, params, words):
+    import nsf_nb
+    from nsf_nb.core import ConfigError
+
+    with pytest.raises(ConfigError, match=words):
+        getattr(nsf_nb, name)(**params).plan()

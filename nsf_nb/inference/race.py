@@ -12,6 +12,7 @@ from jaxtyping import Float
 
 from ..core import logger
 from ..data.counts import SpatialCounts
+from .convergence import Convergence
 from .coordinate_ascent import CoordinateAscent
 from .factor_updates import Projections, SpatialFactors
 from .groups import Groups, IndependentFactors
@@ -48,11 +49,11 @@ def morans_i(
 
 # %% ../../nbs/4_inference/45_race.ipynb #10314ab8
 COARSE_POINTS, COARSE_LEGS, COARSE_REFRESH = 300, (15, 25), (0, 5, 15, 30)
-_COARSE_LENGTH, _COARSE_AMPLITUDE, _NMF_PRECISION = 1.0, 1.5, 2.0
+_COARSE_LENGTH, _COARSE_AMPLITUDE, _NMF_PRECISION, _STILL = 1.0, 1.5, 2.0, Convergence(3e-4, 5)
 
 
 def n_race_sweeps(n_starts: int) -> int:
-    """How many sweeps a race takes.
+    """How many sweeps a race takes at most.
 
     Parameters
     ----------
@@ -112,12 +113,16 @@ def _coarse_projections(model, data):
 
 
 def _leg(engine, name, sweeps, diary):
-    """Sweep on the coarse cover; the bound afterwards."""
+    """Sweep on the coarse cover, on the later leg until the bound stands still; the bound afterwards."""
+    bounds = []
     for i in sweeps:
         if i in COARSE_REFRESH:
             engine.refresh()
         elbo = engine.sweep()
         diary.sweep(name, elbo)
+        bounds.append(elbo.total)
+        if sweeps.start and _STILL.reached(bounds):
+            break
     logger.debug("start %s: bound per spot %.3f", name, elbo.per_observation)
     return elbo.total, name, engine
 
