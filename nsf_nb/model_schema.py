@@ -270,6 +270,17 @@ def _check_version(facts: Any) -> None:
         raise DataError(explain(expected, f"schema {found}, made by {age} nsf_nb{maker}", do))
 
 
+def _check_groups(fit: dict, sizes: dict[str, int]) -> None:
+    """Groups of factors in the model are those of the posterior, the spatial ones first."""
+    letters = {"GaussianProcess": "T", "Independent": "K"}
+    groups = [(letters[group["prior"]["is"]], group["n_factors"]) for group in fit["model"]["groups"]]
+    found = [letters[part["prior"]["is"]] for part in fit["state"]["posteriors"]]
+    if groups != [(letter, sizes[letter]) for letter in sorted({*found}, reverse=True)] or len(found) != len(groups):
+        raise _wrong("fit.state.posteriors", f"those of the groups {groups}", found)
+    if sum(n for _, n in groups) != sizes["L"]:
+        raise _wrong("fit.model.groups", f"{sizes['L']} factors", groups)
+
+
 def _check_whole(file: _Open, facts: dict) -> None:
     """Parameters and fit are those of the model, no array is left over, and the sizes agree."""
     members = {member.estimator: member for member in FAMILY.values()}
@@ -281,9 +292,10 @@ def _check_whole(file: _Open, facts: dict) -> None:
         raise _wrong(left[0], "no other arrays", f"{len(left)} of them")
     if (facts["model"] == "MEFISTO") != (facts["fit"]["is"] == "MefistoFit"):
         raise _wrong("fit", f"a fit of {facts['model']}", facts["fit"]["is"])
-    n, d, l = size["N"] + 1, size["D"] + 1, size.get("T", 0) + size.get("K", 0)
-    if (size.get("R", n), size.get("P", d)) != (n, d) or facts["model"] != "MEFISTO" and l != size["L"]:
-        raise _wrong("fit", "sizes with T + K = L, P = D + 1 and R = N + 1", size)
+    if (size.get("R", size["N"] + 1), size.get("P", size["D"] + 1)) != (size["N"] + 1, size["D"] + 1):
+        raise _wrong("fit", "sizes with P = D + 1 and R = N + 1", size)
+    if facts["fit"]["is"] == "FitResult":
+        _check_groups(facts["fit"], size)
 
 # %% ../nbs/6_interface/692_model_schema.ipynb #f483448b
 def take_apart(facts: Any, arrays: dict[str, np.ndarray], make: Callable[[str, dict], Any]) -> dict[str, Any]:

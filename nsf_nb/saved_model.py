@@ -129,7 +129,7 @@ def _left_over(name: str) -> bool:
 
 def _folder_problem(path: Path, overwrite: bool) -> tuple[str, str, str] | None:
     """What is wrong with an existing path: expected, found, do; None if nothing is."""
-    other = "choose another path"
+    other, force = "choose another path", "overwrite it (overwrite=True, --force)"
     if not path.is_dir():
         return "a new folder or one with a model", f"the file '{path}'", other
     if (path / "model.json").exists():
@@ -137,7 +137,7 @@ def _folder_problem(path: Path, overwrite: bool) -> tuple[str, str, str] | None:
             found = f"'{path}', whose model.json is damaged or of another kind"
             return "a new folder or one with a model", found, other
         if not overwrite:
-            return "a path that is still free", f"the model '{path}'", f"{other}, or overwrite it (overwrite=True)"
+            return "a path that is still free", f"the model '{path}'", f"{other}, or {force}"
     elif foreign := sorted(file.name for file in path.iterdir() if not _left_over(file.name)):
         return "a new folder or one with a model", f"the folder '{path}' with {foreign[0]!r} in it", other
     if not os.access(path, os.W_OK | os.X_OK):

@@ -475,6 +475,13 @@ def leaves(node, path=()):
             yield from leaves(value, (*path, key))
 
 
+def at(tree, path):
+    """What is at a path."""
+    for key in path:
+        tree = tree[key]
+    return tree
+
+
 def with_value(tree, path, value):
     """A copy of a tree with another value at a path."""
     tree = json.loads(json.dumps(tree))
@@ -498,7 +505,7 @@ def test_forged_facts(model, tmp_path, monkeypatch):
     for path in paths:
         for value in (None, True, -1, "os.system", 1e308, [], {"is": "eval"}):
             store.write(tmp_path / "forged", "model", arrays, with_value(facts, path, value))
-            for reader in (load, read_model):
+            for reader in (load, read_model)[: 1 + (value is None)]:
                 n += 1
                 try:
                     reader(tmp_path / "forged")
@@ -506,6 +513,25 @@ def test_forged_facts(model, tmp_path, monkeypatch):
                     assert str(error).startswith("Expected ")
                     refused += 1
     assert n > 1000 and refused > 0.8 * n
+
+
+def test_fields_too_many_or_too_few(model, tmp_path, monkeypatch):
+    from nsf_nb import DataError, read_model
+    from nsf_nb.data import store
+
+    arrays, facts = store.read(model.save(tmp_path / "model", counts=False), "model")
+    monkeypatch.setattr(os, "fsync", lambda file: None)
+    there = {path: at(facts, path) for path in leaves(facts)}
+    records = {path: node for path, node in there.items() if isinstance(node, dict) and ("is" in node or not path)}
+    assert len(records) > 15
+    for path, node in {**records, ("params",): facts["params"]}.items():
+        changes = {"unknown.*'news'": node | {"news": 1}}
+        left = {key: {k: v for k, v in node.items() if k != key} for key in node if key not in ("is", "schema")}
+        changes |= {f"no.*'{key}'": rest for key, rest in left.items()}
+        for words, changed in changes.items():
+            store.write(tmp_path / "forged", "model", arrays, with_value(facts, path, changed))
+            with pytest.raises(DataError, match=f"Expected.*{words}"):
+                read_model(tmp_path / "forged")
 
 
 def test_forged_arrays(model, tmp_path, monkeypatch):
@@ -533,6 +559,30 @@ def test_forged_arrays(model, tmp_path, monkeypatch):
         wrong = arrays | {name: np.full_like(arrays[name], value, dtype="i8")}
         store.write(tmp_path / "forged", "model", wrong, facts)
         with pytest.raises(NsfError, match="Expected"):
+            load(tmp_path / "forged")
+
+
+def test_parts_that_do_not_fit(model, split, tmp_path):
+    """Each right by itself."""
+    from nsf_nb import DataError, load
+    from nsf_nb.data import store
+
+    arrays, facts = store.read(model.save(tmp_path / "model", counts=False), "model")
+    fit, state = facts["fit"], facts["fit"]["state"]
+    spatial = {key: value for key, value in arrays.items() if ".posteriors.0." not in key}
+    other = store.read(fitted("MEFISTO", CASES[-1][1], split[0]).save(tmp_path / "mefisto", counts=False), "model")
+    forged = [
+        (arrays, with_value(facts, ("fit", "seconds"), {})),
+        (arrays, with_value(facts, ("fit", "model", "groups"), fit["model"]["groups"][::-1])),
+        (arrays, with_value(facts, ("fit", "model", "groups"), fit["model"]["groups"][:1])),
+        (arrays, with_value(facts, ("fit", "model", "groups", 0, "n_factors"), 1)),
+        (spatial, with_value(facts, ("fit", "state", "posteriors"), state["posteriors"][1:])),
+        (spatial, with_value(facts, ("fit", "state", "posteriors"), [])),
+        (other[0], facts | {"fit": other[1]["fit"]}),
+    ]
+    for held, told in forged:
+        store.write(tmp_path / "forged", "model", held, told)
+        with pytest.raises(DataError, match="Expected"):
             load(tmp_path / "forged")
 
 
@@ -585,7 +635,7 @@ folder, one, other = sys.argv[1:]
 models = [nsf.load(path) for path in (one, other)]
 models[0].save(folder)
 bounds, rng, seen = {model.elbo_.total for model in models}, random.Random(0), set()
-for n in range(25):
+for n in range(20):
     child = os.fork()
     if not child:
         while True:
@@ -608,7 +658,7 @@ def test_killed_while_saving(model, split, tmp_path, run_tool):
     paths = model.save(tmp_path / "one"), other.save(tmp_path / "other")
     done = run_tool(["python", "-c", KILLS, tmp_path / "killed", *paths], timeout=120)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "KILLS 25 2 True" in done.stdout
+    assert "KILLS 20 2 True" in done.stdout
 
 
 # The file of an earlier version
