@@ -213,7 +213,7 @@ def _named(parameter: str, default: str) -> str:
     names = dict.fromkeys(name for member in FAMILY.values() for name in member.choices.get(parameter, ()))
     return f"{', '.join(names)}. [default: {default}]"
 
-
+# %% ../nbs/7_experiments/73_cli.ipynb #24ad2bef
 _Data = Annotated[Path, typer.Argument(metavar="DATA.h5ad", help="Counts and coordinates.", show_default=False)]
 _Model = Annotated[str, typer.Option(help=", ".join(FAMILY) + ".")]
 _Factors = Annotated[int, typer.Option("--n-factors", "-L", help="Number of all factors.", show_default=False)]
@@ -298,7 +298,7 @@ _Folder = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a save
 _Where = Annotated[Path, typer.Argument(metavar="PLACES.csv|DATA.h5ad", help="Where.", show_default=False)]
 _Interval = Annotated[float | None, typer.Option(help="Coverage of an interval of counts. [default: none]")]
 
-
+# %% ../nbs/7_experiments/73_cli.ipynb #9d8a6011
 @app.command("predict")
 def _predict(
     model: _Folder, where: _Where, output: _Output, interval: _Interval = None, force: _Force = False,
