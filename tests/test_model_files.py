@@ -139,7 +139,7 @@ def test_a_loaded_fit_goes_on(name, params, split, tmp_path):
 
 def test_the_data_come_back(model, split, tmp_path):
     from nsf_nb import load
-    from nsf_nb.model_files import data_digest
+    from nsf_nb.data.store import digest_of
 
     data, again = model.data_, load(model.save(tmp_path / "model")).data_
     for name in ("coords", "size_factors", "obs_names", "feature_names", "totals", "feature_totals"):
@@ -148,24 +148,24 @@ def test_the_data_come_back(model, split, tmp_path):
     for name in ("data", "indices", "indptr"):
         one, other = getattr(data.counts, name), getattr(again.counts, name)
         assert one.dtype == other.dtype and np.array_equal(one, other), name
-    assert data_digest(data) == data_digest(again)
+    assert digest_of(data) == digest_of(again)
 
 
 def test_the_digest_is_of_counts_places_and_names(split):
     import scipy.sparse as sp
 
     from nsf_nb.data.counts import SpatialCounts
-    from nsf_nb.model_files import data_digest
+    from nsf_nb.data.store import digest_of
 
     counts = np.array([[1, 0, 3], [0, 2, 0]])
     places, spots, genes = np.array([[0.0, 0], [1, 1]]), ["a", "b"], ["x", "y", "z"]
     parts = {"counts": counts, "coords": places, "obs_names": spots, "feature_names": genes}
-    digest = data_digest(SpatialCounts.build(**parts))
+    digest = digest_of(SpatialCounts.build(**parts))
     sparse = sp.csc_matrix(counts.astype("i8"))
-    assert digest == data_digest(SpatialCounts.build(**parts | {"counts": sparse})) and len(digest) == 64
+    assert digest == digest_of(SpatialCounts.build(**parts | {"counts": sparse})) and len(digest) == 64
     other = {"counts": counts + np.eye(2, 3, dtype=int), "coords": places + 1, "obs_names": ["a", "c"],
              "feature_names": ["xy", "", "z"]}
-    others = [data_digest(SpatialCounts.build(**parts | {key: value})) for key, value in other.items()]
+    others = [digest_of(SpatialCounts.build(**parts | {key: value})) for key, value in other.items()]
     assert len({digest, *others}) == 5
 
 
@@ -209,10 +209,10 @@ print(shapes, saved.facts["model"], saved)
 
 def test_facts(model, tmp_path):
     from nsf_nb import __version__, read_model
-    from nsf_nb.model_files import data_digest
+    from nsf_nb.data.store import digest_of
 
     facts = read_model(model.save(tmp_path / "model")).facts
-    assert facts["schema"] == 1 and facts["data"]["sha256"] == data_digest(model.data_)
+    assert facts["schema"] == 1 and facts["data"]["sha256"] == digest_of(model.data_)
     assert facts["params"]["random_state"] == 0 and facts["date"].endswith("+00:00")
     assert facts["versions"]["nsf_nb"] == __version__ and {"tensorflow", "numpy", "python"} <= facts["versions"].keys()
 
