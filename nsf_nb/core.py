@@ -38,7 +38,8 @@ class ConfigError(NsfError, ValueError):
 
 
 class DivergenceError(NsfError, RuntimeError):
-    """A fit left the range of finite numbers; the message names the cause that was found."""
+    """A fit left the range of finite numbers; the message names the cause, the attributes what is known of it."""
+    iteration, last_finite, tried, findings = None, None, (), ""  # sweep, bound before it, remedies, what `check` says
 
 
 class NotFittedError(NsfError, ValueError, AttributeError):

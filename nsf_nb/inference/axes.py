@@ -12,13 +12,14 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Float
 
-from .factor_updates import Projections, SpatialFactors
+from .factor_updates import SpatialFactors
 from .groups import Groups
 from nsf_nb.inference.kernel_learning import (
     LENGTH_SCALES, RATIO, Candidates, KernelLearner, Sites, Tile, allowed, sites_of, tiles_of,
 )
 from .site_moves import recall, remember
 from ..probability.kernels import Kernel
+from ..probability.sparse_gp import Projections
 
 # %% ../../nbs/4_inference/431_axes.ipynb #1ea223ed
 WIDEST = 4.0  # what an axis may be longer or shorter than the geometric mean, unless it was given so

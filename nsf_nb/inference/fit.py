@@ -8,6 +8,7 @@ __all__ = ['REFRESH_EVERY', 'LEARN_AT', 'SPARSIFY_UNTIL', 'climb', 'finish', 'fi
 # %% ../../nbs/4_inference/460_fit.ipynb #b8b1ad55
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -18,8 +19,12 @@ from .axes import learner_of
 from .coordinate_ascent import CoordinateAscent
 from .factor_updates import SpatialFactors
 from .interpolation import interpolate
+from .checkpoints import Keeper, fixed_seed
+from .memory import engine_from, memory_of, memory_of_learner, put_back, put_learner_back
 from .race import best_start, n_race_sweeps, refine
-from .records import Diary, FitResult, FitSettings
+from .records import Diary, FitResult, FitSettings, check_finite
+from .recovery import Recovery, guarded
+from .stopping import Stop
 from .sampled_refinement import SampledAscent
 from .stochastic import with_sampled
 from .real_valued import fit_real
@@ -37,14 +42,33 @@ def _learn(learners, engine):
     engine.restart()
     return moved
 
+
+def _iteration(engine, learners, i, diary):
+    """A sweep and what comes before it: the bound after, and the event. Without learners kernels stand still."""
+    event = ""
+    if i % REFRESH_EVERY == 0:
+        diary.timed("refresh", engine.refresh)
+        if learners and i in LEARN_AT:
+            moved = diary.timed("kernels", _learn, learners, engine)
+            event = f"{moved} kernels moved" if moved else ""
+    elbo = diary.timed("sweeps", engine.sweep, i < SPARSIFY_UNTIL)
+    return check_finite(elbo, f"sweep {i}"), event
+
 # %% ../../nbs/4_inference/460_fit.ipynb #4919cce2
+def _rules(engine, how):
+    """Learners with their columns, and the last sweep at which they learn."""
+    groups = zip(engine.factors.parts, engine.factors.slices, strict=True)
+    learners = [(learner_of(part), columns) for part, columns in groups if isinstance(part, SpatialFactors)]
+    return learners, LEARN_AT[-1] if how.learn_kernels and learners else 0
+
+
 def climb(engine: CoordinateAscent, how: FitSettings, diary: Diary, name: str = "final") -> bool:
-    """Sweep until the bound stands still.
+    """Sweep until the bound stands still, or the diary says that it is time to stop.
 
     Parameters
     ----------
     engine
-        At full resolution.
+        At full resolution; that of the checkpoint, if the diary has found one.
     how
         Settings.
     diary, name
@@ -53,29 +77,34 @@ def climb(engine: CoordinateAscent, how: FitSettings, diary: Diary, name: str = 
     Returns
     -------
     bool
-        Whether it converged.
+        Whether it converged; a DivergenceError if nothing helps against a sweep that goes wrong.
     """
-    groups, bounds = zip(engine.factors.parts, engine.factors.slices, strict=True), []
-    learners = [(learner_of(part), columns) for part, columns in groups if isinstance(part, SpatialFactors)]
-    last_learning = LEARN_AT[-1] if how.learn_kernels and learners else 0
-    for i in range(how.max_sweeps):
-        event = ""
-        if i % REFRESH_EVERY == 0:
-            diary.timed("refresh", engine.refresh)
-            if last_learning and i in LEARN_AT:
-                moved = diary.timed("kernels", _learn, learners, engine)
-                event = f"{moved} kernels moved" if moved else ""
-        elbo = diary.timed("sweeps", engine.sweep, i < SPARSIFY_UNTIL)
-        bounds.append(elbo.total)
-        diary.sweep(name, elbo, event, engine)
-        if i > last_learning and how.convergence.reached(bounds):
+    (learners, last_learning), kept = _rules(engine, how), diary.found(name) or {"bounds": [], "tried": []}
+    movers, bounds = [one for one, _ in learners], list(kept["bounds"])
+    for mover, own in zip(movers, kept.get("learners", []), strict=False):
+        diary.restored(partial(put_learner_back, mover, own))
+    recovery = Recovery(engine, movers, kept["tried"])
+    diary.keep(name, lambda: {
+        "engine": memory_of(engine), "bounds": bounds, "learners": [memory_of_learner(one) for one in movers],
+        "tried": recovery.tried,
+    })
+    for i in range(len(bounds), how.max_sweeps + 1):
+        if i - 1 > last_learning and how.convergence.reached(bounds):
             return True
+        if i == how.max_sweeps or diary.rest():
+            return False
+        learning = learners if last_learning and not recovery.still else []
+        elbo, event = recovery.run(partial(_iteration, engine, learning, i, diary), i)
+        bounds.append(elbo.total)
+        diary.sweep(name, elbo, event, engine, engine.factors.jitter)
     return False
 
 # %% ../../nbs/4_inference/460_fit.ipynb #df1409cb
 def _refined(engine, how, diary):
     """Climb on the sampled bound; loadings and factors of the engine are the refined ones afterwards."""
     sampled = SampledAscent(engine, how.refine_samples, streams(how.seed, "starts", "draws")["draws"])
+    if (kept := diary.found("sampled")) is not None:
+        diary.restored(partial(put_back, sampled, kept["engine"]))
     climb(sampled, replace(how, learn_kernels=False), diary, "sampled")
     engine.loadings = sampled.loadings
     engine.restart()
@@ -96,14 +125,14 @@ def finish(
     FitResult
         With kernels to predict with, unless kernels do not move.
     """
-    if how.refine_samples:
+    if how.refine_samples and not diary.stopped:
         diary.timed("refinement", _refined, engine, how, diary)
     state, part, columns = engine.state(), engine.factors.parts[0], engine.factors.slices[0]
     if how.learn_kernels and isinstance(part, SpatialFactors):
         sums = engine.pseudo_counts[:, columns], engine.exposure[:, columns]
         state = replace(state, between=diary.timed("between", interpolate, part, *sums))
     diary.close()
-    if not converged:
+    if not converged and not diary.stopped:
         logger.info("the bound still rises after %d sweeps; allow more to go on", how.max_sweeps)
     m, v = engine.factors.log_factors.astype(np.float64), engine.factors.variance
     elbo = with_sampled(engine.elbo(), engine.model, state, engine.data, m, v)
@@ -112,16 +141,21 @@ def finish(
 # %% ../../nbs/4_inference/460_fit.ipynb #a797246a
 def _fit_amounts(model, data, scaling, how, diary):
     """Fit mixtures of exponentials to counts."""
-    rng = streams(how.seed, "starts")
-    coarse = diary.timed("starts", best_start, model, data, how.n_starts, rng["starts"], diary)
-    points = choose_inducing_points(data.coords, how.n_inducing, data.size_factors)
-    engine = diary.timed("refine", refine, model, data, points, coarse)
+    kept = diary.found("final")
+    if kept is None:
+        rng = streams(how.seed, "starts")
+        coarse = diary.timed("starts", best_start, model, data, how.n_starts, rng["starts"], diary)
+        points = choose_inducing_points(data.coords, how.n_inducing, data.size_factors)
+        engine = diary.timed("refine", refine, model, data, points, coarse)
+    else:
+        engine = diary.restored(partial(engine_from, kept["engine"], model, data))
+    diary.keep("race", None)
     return finish(engine, how, scaling, diary, climb(engine, how, diary))
 
 # %% ../../nbs/4_inference/460_fit.ipynb #29395b6a
 def fit(
     model: FactorModel, data: SpatialCounts, how: FitSettings | None = None,
-    watch: Callable[[object, dict], None] | None = None,
+    watch: Callable[[object, dict], None] | None = None, stop: Stop | None = None, keeper: Keeper | None = None,
 ) -> FitResult:
     """Fit a model to counts in space.
 
@@ -135,6 +169,8 @@ def fit(
         Settings; None means the defaults.
     watch
         Called after each sweep of the final run, with the engine and its row of the history. Default None.
+    stop, keeper
+        When to end early; keeps a checkpoint. Default None each.
 
     Returns
     -------
@@ -147,11 +183,13 @@ def fit(
         If the bound is not finite.
     """
     how = FitSettings() if how is None else how
+    how = replace(how, seed=fixed_seed(how.seed, keeper))
     scaling = CoordinateScaling.fit(data.coords)
     data = replace(data, coords=scaling.apply(data.coords))
     amounts = model.link.nonnegative and model.likelihood.counts
-    diary = Diary((n_race_sweeps(how.n_starts) if amounts else 0) + how.max_sweeps, watch)
+    diary = Diary((n_race_sweeps(how.n_starts) if amounts else 0) + how.max_sweeps, watch, stop, keeper)
     try:
-        return (_fit_amounts if amounts else fit_real)(model, data, scaling, how, diary)
+        with guarded():
+            return (_fit_amounts if amounts else fit_real)(model, data, scaling, how, diary)
     finally:
         diary.close()

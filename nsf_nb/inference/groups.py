@@ -155,4 +155,9 @@ class Groups:
         """Divergences of all factors, nats."""
         return self._joined("kl")
 
+    @property
+    def jitter(self) -> float:
+        """The largest that a kernel matrix in use has needed; 0 without spatial factors."""
+        return max((part.projections.jitter for part in self.parts if isinstance(part, SpatialFactors)), default=0.0)
+
     posteriors = _groups_posteriors

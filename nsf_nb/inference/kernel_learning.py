@@ -14,8 +14,8 @@ import tensorflow as tf
 from jaxtyping import Float
 from scipy.special import xlogy
 
-from .factor_updates import Projections, SpatialFactors
-from ..probability.sparse_gp import weighted_gram
+from .factor_updates import SpatialFactors
+from ..probability.sparse_gp import Projections, weighted_gram
 
 # %% ../../nbs/4_inference/43_kernel_learning.ipynb #90c034bb
 @dataclass(frozen=True)

@@ -17,13 +17,14 @@ from ..data.counts import SpatialCounts
 from .axes import AxesLearner
 from .coordinate_ascent import CoordinateAscent
 from .count_terms import CountTerm
-from .factor_updates import Projections, SpatialFactors
+from .factor_updates import SpatialFactors
 from .groups import Groups, IndependentFactors
 from .kernel_learning import KernelLearner, tiles_of
 from .normal_terms import NormalTerm
 from .real_ascent import RealAscent
 from .site_moves import Mixing, RealFactors
 from ..models.factor_model import FactorModel
+from ..probability.sparse_gp import Projections
 
 # %% ../../nbs/4_inference/444_memory.ipynb #83b05f10
 _ARRAYS = (
@@ -44,7 +45,7 @@ def _part(part: SpatialFactors | IndependentFactors) -> dict[str, Any]:
     kept = {name: _copied(getattr(part, name)) for name in _ARRAYS if hasattr(part, name)}
     if isinstance(part, SpatialFactors):
         kept |= {"scale": [one.numpy() for one in part.scale], "points": part.projections.points}
-        kept["stretch"] = part.projections.kernel.stretch
+        kept |= {"stretch": part.projections.kernel.stretch, "jitter": part.projections.least_jitter}
     return kept
 
 
@@ -55,6 +56,8 @@ def _set_part(part: SpatialFactors | IndependentFactors, kept: dict[str, Any]) -
             setattr(part, name, _copied(kept[name]))
     if isinstance(part, SpatialFactors):
         part.scale, part._groups = [tf.constant(one) for one in kept["scale"]], None
+        if part.projections.least_jitter != kept["jitter"]:
+            part.projections.harden(kept["jitter"])
 
 # %% ../../nbs/4_inference/444_memory.ipynb #fcf3508c
 def _stretched(prior, stretch):

@@ -7,20 +7,25 @@ __all__ = ['COARSE_POINTS', 'COARSE_LEGS', 'COARSE_REFRESH', 'SETTLING_SWEEPS', 
            'best_start', 'refine']
 
 # %% ../../nbs/4_inference/45_race.ipynb #ff9b370a
+from functools import partial
+
 import numpy as np
 from jaxtyping import Float
 
-from ..core import logger
+from ..core import DivergenceError, logger
 from ..data.counts import SpatialCounts
 from .convergence import Convergence
 from .coordinate_ascent import CoordinateAscent
-from .factor_updates import Projections, SpatialFactors
+from .factor_updates import SpatialFactors
 from .groups import Groups, IndependentFactors
 from .initialise import Start, starts
 from .kernel_learning import sites_of
-from .records import Diary
+from .memory import engine_from, memory_of
+from .records import Diary, check_finite
+from .recovery import TROUBLE, diverged
 from ..models.factor_model import FactorModel
 from ..probability.inducing import choose_inducing_points
+from ..probability.sparse_gp import Projections
 
 # %% ../../nbs/4_inference/45_race.ipynb #5c309b2f
 def morans_i(
@@ -105,6 +110,32 @@ def begin(model: FactorModel, data: SpatialCounts, projections: Projections, sta
     return CoordinateAscent(model, data, Groups(parts), start.loadings[:, order])
 
 # %% ../../nbs/4_inference/45_race.ipynb #c450d111
+_RACE_TIME = 0.4
+
+
+class _Legs:
+    """Legs by name, for the checkpoint."""
+
+    def __init__(self, diary, shared):
+        self.diary, self.shared, self.now, self.before = diary, shared, {}, diary.found("race") or {}
+        diary.keep("race", lambda: {key: memory() for key, memory in self.now.items()})
+
+    def begin(self, key, engine):
+        """The engine of a leg and its bounds so far."""
+        bounds, kept = [], self.before.get(key)
+        if kept is not None:
+            make = partial(engine_from, kept["engine"], engine.model, engine.data, self.shared)
+            engine, bounds = self.diary.restored(make), list(kept["bounds"])
+        self.now[key] = lambda: {"bounds": bounds, "engine": memory_of(engine)}
+        return engine, bounds
+
+    def end(self, key, engine, bounds):
+        """What stays of a leg while its engine goes on."""
+        if self.diary.keeper is not None:
+            last = {"bounds": list(bounds), "engine": memory_of(engine)}
+            self.now[key] = lambda: last
+
+# %% ../../nbs/4_inference/45_race.ipynb #0574bd4e
 def _coarse_projections(model, data):
     """Of the spots onto the coarse cover; None if the model has no spatial factors."""
     kernels = [group.prior.kernel for group in model.groups if group.spatial]
@@ -112,19 +143,38 @@ def _coarse_projections(model, data):
     return Projections(kernels[0], points, data.coords) if kernels else None
 
 
-def _leg(engine, name, sweeps, diary):
+def _leg(engine, name, sweeps, legs):
     """Sweep on the coarse cover, on the later leg until the bound stands still; the bound afterwards."""
-    bounds = []
-    for i in sweeps:
+    key, diary = f"{name}, sweep {sweeps.start}", legs.diary
+    engine, bounds = legs.begin(key, engine)
+    for i in range(sweeps.start + len(bounds), sweeps.stop):
+        if (sweeps.start and _STILL.reached(bounds)) or diary.rest() or diary.late(_RACE_TIME):
+            break
         if i in COARSE_REFRESH:
             engine.refresh()
         elbo = engine.sweep()
-        diary.sweep(name, elbo)
+        diary.sweep(name, elbo, jitter=engine.factors.jitter)
         bounds.append(elbo.total)
-        if sweeps.start and _STILL.reached(bounds):
-            break
+    legs.end(key, engine, bounds)
+    elbo = check_finite(engine.elbo(), f"start {name!r}")
     logger.debug("start %s: bound per spot %.3f", name, elbo.per_observation)
     return elbo.total, name, engine
+
+
+def _finished(legs, runs):
+    """Racers of some legs; one that gets into trouble is dropped, as long as another is left."""
+    found, trouble = [], None
+    for begun, name, sweeps in runs:
+        try:
+            found.append(_leg(begun(), name, sweeps, legs))
+        except TROUBLE as error:
+            trouble = error
+            logger.warning("start %s is dropped: %s", name, str(error).splitlines()[0])
+        if found and legs.diary.late(_RACE_TIME):
+            break
+    if not found:
+        raise trouble if isinstance(trouble, DivergenceError) else diverged(trouble, None, None, ()) from trouble
+    return found
 
 
 def _regrouped(engine, projections):
@@ -135,7 +185,7 @@ def _regrouped(engine, projections):
         return engine
     return begin(engine.model, engine.data, projections, Start("", engine.loadings, engine.factors.log_factors))
 
-# %% ../../nbs/4_inference/45_race.ipynb #0574bd4e
+# %% ../../nbs/4_inference/45_race.ipynb #eaa9c01a
 def best_start(
     model: FactorModel, data: SpatialCounts, n_starts: int, rng: np.random.Generator, diary: Diary
 ) -> CoordinateAscent:
@@ -156,15 +206,14 @@ def best_start(
         On the coarse cover.
     """
     coarse, first = model.with_length_scale(_COARSE_LENGTH, _COARSE_AMPLITUDE), COARSE_LEGS[0]
-    shared, racers = _coarse_projections(model, data), []
-    for start in starts(data, model.n_factors, n_starts, rng):
-        racers.append(_leg(begin(coarse, data, shared, start), start.name, range(first), diary))
-    racers.sort(key=lambda racer: -racer[0])
-    better, later = racers[: (len(racers) + 1) // 2], range(first, sum(COARSE_LEGS))
-    better = [_leg(_regrouped(engine, shared), name, later, diary) for _, name, engine in better]
+    shared, later = _coarse_projections(model, data), range(first, sum(COARSE_LEGS))
+    legs, every = _Legs(diary, shared), starts(data, model.n_factors, n_starts, rng)
+    racers = _finished(legs, ((partial(begin, coarse, data, shared, one), one.name, range(first)) for one in every))
+    better = sorted(racers, key=lambda racer: -racer[0])[: (len(racers) + 1) // 2]
+    better = _finished(legs, ((partial(_regrouped, engine, shared), name, later) for _, name, engine in better))
     best = max(better, key=lambda racer: racer[0])
-    while (other := _regrouped(best[2], shared)) is not best[2]:
-        again = _leg(other, f"{best[1]}, regrouped", range(sum(COARSE_LEGS)), diary)
+    while (other := _regrouped(best[2], shared)) is not best[2] and not diary.late(_RACE_TIME):
+        again = _leg(other, f"{best[1]}, regrouped", range(sum(COARSE_LEGS)), legs)
         if again[0] <= best[0]:
             break
         best = again

@@ -8,6 +8,7 @@ __all__ = ['REFRESH_EVERY', 'LEARN_AT', 'CHEAP', 'learn_length_scales', 'princip
 
 # %% ../../nbs/4_inference/474_real_valued.ipynb #62202285
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import scipy.sparse as sp
@@ -18,19 +19,22 @@ from ..data.counts import SpatialCounts
 from ..data.scaling import CoordinateScaling
 from .axes import Axes, learns_axes
 from .count_terms import CountTerm
-from .factor_updates import Projections, SpatialFactors
+from .factor_updates import SpatialFactors
 from .groups import Groups, IndependentFactors
 from .initialise import starts
 from .kernel_learning import LENGTH_SCALES, RATIO, Candidates, Sites, tiles_of
+from .memory import engine_from, memory_of
 from .normal_terms import NormalTerm
 from .race import morans_i
 from .real_ascent import RealAscent
-from .records import Diary, FitResult, FitSettings
+from .records import Diary, FitResult, FitSettings, check_finite
+from .recovery import Recovery
 from .site_moves import RealFactors, recall, remember
 from .stochastic import with_sampled
 from ..models.factor_model import FactorModel, FactorState
 from ..probability.inducing import choose_inducing_points
 from ..probability.links import HEADROOM, lognormal_moments
+from ..probability.sparse_gp import Projections
 
 # %% ../../nbs/4_inference/474_real_valued.ipynb #e260d18a
 _STRIDE = 3
@@ -208,36 +212,46 @@ def begin_real(
 REFRESH_EVERY, LEARN_AT, CHEAP = 10, (10, 20, 40), 0.01
 
 
+def _iteration(engine, i, learns, diary):
+    """A sweep and what comes before it: the bound after, and the event."""
+    event = ""
+    if i % REFRESH_EVERY == 0:
+        diary.timed("refresh", engine.refresh)
+    if learns and i in LEARN_AT:
+        moved = diary.timed("kernels", learn_length_scales, engine)
+        event = f"{moved} kernels moved" if moved else ""
+    return check_finite(diary.timed("sweeps", engine.sweep), f"sweep {i}"), event
+
+
 def climb_real(engine: RealAscent, how: FitSettings, diary: Diary) -> bool:
-    """Sweep until the bound stands still.
+    """Sweep until the bound stands still, or the diary says that it is time to stop.
 
     Parameters
     ----------
     engine, how, diary
-        At full resolution; settings; writes down the sweeps.
+        At full resolution, that of the checkpoint if the diary has found one; settings; writes down the sweeps.
 
     Returns
     -------
     bool
-        Whether it converged.
+        Whether it converged; a DivergenceError if nothing helps against a sweep that goes wrong.
     """
-    spatial = any(engine.spatial[0])
-    last_learning, bounds, shift = LEARN_AT[-1] if how.learn_kernels and spatial else 0, [], None
-    rule = how.convergence
+    spatial, rule, kept = any(engine.spatial[0]), how.convergence, diary.found("final") or {"bounds": [], "tried": []}
+    last_learning, bounds = LEARN_AT[-1] if how.learn_kernels and spatial else 0, list(kept["bounds"])
     rule = rule if spatial or engine.term.batched else replace(rule, tol=CHEAP * rule.tol)
-    for i in range(how.max_sweeps):
-        event = ""
-        if i % REFRESH_EVERY == 0:
-            diary.timed("refresh", engine.refresh)
-        if last_learning and i in LEARN_AT:
-            moved = diary.timed("kernels", learn_length_scales, engine)
-            event = f"{moved} kernels moved" if moved else ""
-        elbo = diary.timed("sweeps", engine.sweep)
+    recovery, shift = Recovery(engine, tried=kept["tried"]), kept.get("shift")
+    diary.keep("final", lambda: {
+        "engine": memory_of(engine), "bounds": bounds, "tried": recovery.tried, "shift": shift,
+    })
+    for i in range(len(bounds), how.max_sweeps + 1):
+        if i - 1 > last_learning and rule.reached(bounds):
+            return True
+        if i == how.max_sweeps or diary.rest():
+            return False
+        elbo, event = recovery.run(partial(_iteration, engine, i, last_learning and not recovery.still, diary), i)
         shift = elbo.constant if shift is None else shift
         bounds.append(elbo.total - shift)
-        diary.sweep("final", elbo, event, engine)
-        if i > last_learning and rule.reached(bounds):
-            return True
+        diary.sweep("final", elbo, event, engine, engine.factors.jitter)
     return False
 
 # %% ../../nbs/4_inference/474_real_valued.ipynb #d83aefd6
@@ -283,7 +297,7 @@ def finish_real(
         State, history and timings.
     """
     diary.close()
-    if not converged:
+    if not converged and not diary.stopped:
         logger.info("the bound still rises after %d sweeps; allow more to go on", how.max_sweeps)
     (m, v), model, mixing = engine.marginals, engine.model, engine.mixing
     ceiling = HEADROOM * lognormal_moments(m, v)[0].max(axis=0) if model.link.nonnegative else None
@@ -318,7 +332,11 @@ def fit_real(
     FitResult
         State, history and timings.
     """
-    rng = streams(how.seed, "starts")["starts"]
-    points = choose_inducing_points(data.coords, how.n_inducing, data.size_factors)
-    engine = diary.timed("starts", begin_real, model, data, points, rng)
+    kept = diary.found("final")
+    if kept is None:
+        rng = streams(how.seed, "starts")["starts"]
+        points = choose_inducing_points(data.coords, how.n_inducing, data.size_factors)
+        engine = diary.timed("starts", begin_real, model, data, points, rng)
+    else:
+        engine = diary.restored(partial(engine_from, kept["engine"], model, data))
     return finish_real(engine, how, scaling, diary, climb_real(engine, how, diary))

@@ -8,19 +8,25 @@ __all__ = ['carry_on', 'run']
 # %% ../../nbs/4_inference/461_run.ipynb #90291d1e
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from ..core import ConfigError, explain
 from ..data.counts import SpatialCounts
+from .checkpoints import Keeper, fixed_seed
 from .coordinate_ascent import CoordinateAscent
 from .fit import climb, finish, fit
 from .real_valued import climb_real, finish_real
+from .memory import put_back
 from .records import Diary, FitResult, FitSettings
+from .recovery import guarded
+from .stopping import Stop
 from .svi import SviSettings, fit_svi, resume
 from ..models.factor_model import FactorModel
 
 # %% ../../nbs/4_inference/461_run.ipynb #dda0aaca
 def carry_on(
-    found: FitResult, data: SpatialCounts, how: FitSettings, watch: Callable[[object, dict], None] | None = None
+    found: FitResult, data: SpatialCounts, how: FitSettings, watch: Callable[[object, dict], None] | None = None,
+    stop: Stop | None = None, keeper: Keeper | None = None,
 ) -> FitResult:
     """Continue a fit, of whichever engine, by coordinate ascent.
 
@@ -32,7 +38,7 @@ def carry_on(
         The training data, coordinates in input units.
     how
         Settings; the number of starts is not used.
-    watch
+    watch, stop, keeper
         As in `run`.
 
     Returns
@@ -40,18 +46,22 @@ def carry_on(
     FitResult
         Its history begins anew.
     """
-    engine, diary = resume(found, data), Diary(how.max_sweeps, watch)
+    engine, diary = resume(found, data), Diary(how.max_sweeps, watch, stop, keeper)
+    how = replace(how, seed=fixed_seed(how.seed, keeper))
     try:
-        if isinstance(engine, CoordinateAscent):
-            return finish(engine, how, found.scaling, diary, climb(engine, how, diary))
-        return finish_real(engine, how, found.scaling, diary, climb_real(engine, how, diary))
+        with guarded():
+            if (kept := diary.found("final")) is not None:
+                diary.restored(partial(put_back, engine, kept["engine"]))
+            if isinstance(engine, CoordinateAscent):
+                return finish(engine, how, found.scaling, diary, climb(engine, how, diary))
+            return finish_real(engine, how, found.scaling, diary, climb_real(engine, how, diary))
     finally:
         diary.close()
 
 # %% ../../nbs/4_inference/461_run.ipynb #187bd00d
 def run(
     model: FactorModel, data: SpatialCounts, how: FitSettings | SviSettings, begin: FitResult | None = None,
-    watch: Callable[[object, dict], None] | None = None,
+    watch: Callable[[object, dict], None] | None = None, stop: Stop | None = None, keeper: Keeper | None = None,
 ) -> FitResult:
     """Fit a model with the engine that the settings belong to.
 
@@ -66,6 +76,8 @@ def run(
     watch
         Called after each sweep of the final run, or each epoch, with the engine and its row of the history.
         Default None.
+    stop, keeper
+        When to end before convergence; keeps a checkpoint, open. Default None each.
 
     Returns
     -------
@@ -79,5 +91,6 @@ def run(
             raise ConfigError(explain(f"factors (spatial, number) {new}", f"{old} in the fit to begin with", do))
         begin = replace(begin, model=model)
     if isinstance(how, SviSettings):
-        return fit_svi(model, data, how, begin, Diary(how.max_epochs, watch))
-    return fit(model, data, how, watch) if begin is None else carry_on(begin, data, how, watch)
+        return fit_svi(model, data, how, begin, Diary(how.max_epochs, watch, stop, keeper))
+    with_care = watch, stop, keeper
+    return fit(model, data, how, *with_care) if begin is None else carry_on(begin, data, how, *with_care)

@@ -15,10 +15,12 @@ from ..core import ConfigError, DivergenceError, ShapeError, check_int, check_po
 from ..data.counts import SpatialCounts
 from ..data.scaling import CoordinateScaling
 from . import stochastic as sampled
+from .checkpoints import fixed_seed
 from .convergence import CubicConvergence
 from .coordinate_ascent import CoordinateAscent
-from .factor_updates import Projections, SpatialFactors
+from .factor_updates import SpatialFactors
 from .records import Diary, FitResult
+from .recovery import TROUBLE, diverged, guarded
 from .groups import Groups, IndependentFactors
 from .count_terms import CountTerm
 from .initialise import starts
@@ -30,7 +32,7 @@ from .site_moves import Mixing, RealFactors
 from .stochastic_ascent import StochasticAscent
 from ..models.factor_model import Elbo, FactorModel, FactorState
 from ..probability.inducing import choose_inducing_points, n_inducing_points
-from ..probability.sparse_gp import kl_covariance
+from ..probability.sparse_gp import Projections, kl_covariance
 
 # %% ../../nbs/4_inference/423_svi.ipynb #bc9c6eb5
 def _check_settings(self):
@@ -115,15 +117,63 @@ def _cause(engine: StochasticAscent) -> str:
     return f"{' and '.join(wrong)} not finite" if wrong else f"a log factor of {largest:.0f} is too much for exp()"
 
 # %% ../../nbs/4_inference/423_svi.ipynb #c3fa8165
+_LOOK_EVERY, _HALVINGS = 10, 3
+
+
+def _check_climb(engine, bounds, epoch):
+    """A DivergenceError if the climb has come to a bad end."""
+    if not np.isfinite(bounds[-1]):
+        raise DivergenceError(f"a bound of {bounds[-1]}: {_cause(engine)}")
+    if len(bounds) >= 2 * _LOOK_EVERY:
+        first, now = np.mean(bounds[:_LOOK_EVERY]), np.mean(bounds[-_LOOK_EVERY:])
+        if now < first - 0.5 * abs(first):
+            raise DivergenceError(f"the bound falls, from {first:,.0f} to {now:,.0f}")
+
+
+class _Looks:
+    """The last good state, and how to go on from it."""
+
+    def __init__(self, engine, bounds, halvings):
+        self.engine, self.halvings = engine, halvings
+        self.look(bounds)
+
+    def look(self, bounds):
+        """Remember the present state."""
+        self.kept, self.bounds = self.engine.memory(), list(bounds)
+
+    def back(self, error, epoch):
+        """Go back and halve the rates; the bounds until there, or a DivergenceError."""
+        if self.halvings == _HALVINGS:
+            tried = [f"rates divided by {2 ** (i + 1)}" for i in range(_HALVINGS)]
+            raise diverged(error, epoch, self.bounds[-1] if self.bounds else None, tried) from error
+        self.halvings += 1
+        logger.warning("epoch %d: %s; back to epoch %d at half the rates", epoch, error, len(self.bounds))
+        self.engine.put_back(self.kept)
+        for adam in (self.engine.adam, self.engine.kernel_adam):
+            self.engine.set_rates(adam, [rate / 2 for rate in adam.rates])
+        self.kept = self.engine.memory()
+        return list(self.bounds)
+
+# %% ../../nbs/4_inference/423_svi.ipynb #1ab44c8d
+def _epoch(engine, how, diary, bounds):
+    """One epoch and what belongs to it; its event."""
+    bounds.append(diary.timed("epochs", engine.epoch))
+    moves = how.learn_kernels and engine.spatial and len(bounds) % how.kernel_every == 0
+    _check_climb(engine, bounds, len(bounds))
+    if moves:
+        diary.timed("kernels", engine.move_kernels)
+    return "kernels moved" if moves else ""
+
+
 def climb(engine: StochasticAscent, how: SviSettings, diary: Diary) -> bool:
-    """Epochs until the smoothed bound stands still.
+    """Epochs until the smoothed bound stands still, or the diary says that it is time to stop.
 
     Parameters
     ----------
     engine, how
         Ready to go; settings.
     diary
-        Writes down the epochs.
+        Writes down the epochs, and may have found how far the run had come.
 
     Returns
     -------
@@ -133,21 +183,29 @@ def climb(engine: StochasticAscent, how: SviSettings, diary: Diary) -> bool:
     Raises
     ------
     DivergenceError
-        If the bound is not finite.
+        If half the rates, and half of these, do not help against a bound that is not finite, or falls.
     """
-    bounds, n = [], engine.data.n_obs
-    for i in range(1, how.max_epochs + 1):
-        bounds.append(diary.timed("epochs", engine.epoch))
-        if not np.isfinite(bounds[-1]):
-            found = f"{bounds[-1]} in epoch {i}: {_cause(engine)}"
-            raise DivergenceError(explain("a finite bound", found, f"lower the rate of {how.rate}, or begin elsewhere"))
-        moves = how.learn_kernels and engine.spatial and i % how.kernel_every == 0
-        if moves:
-            diary.timed("kernels", engine.move_kernels)
-        diary.sweep("svi", Elbo(bounds[-1], 0.0, 0.0, 0.0, n), "kernels moved" if moves else "", engine)
+    kept = diary.found("svi") or {"bounds": [], "halvings": 0}
+    if "engine" in kept:
+        diary.restored(lambda: engine.put_back(kept["engine"]))
+    bounds, n = list(kept["bounds"]), engine.data.n_obs
+    looks = _Looks(engine, bounds, kept["halvings"])
+    diary.keep("svi", lambda: {"engine": engine.memory(), "bounds": bounds, "halvings": looks.halvings})
+    note = ""
+    while True:
         if how.convergence.reached(bounds):
             return True
-    return False
+        if len(bounds) >= how.max_epochs or diary.rest():
+            return False
+        try:
+            event = _epoch(engine, how, diary, bounds)
+        except TROUBLE as error:
+            bounds[:], note = looks.back(error, len(bounds)), "half the rates"
+            continue
+        event, note = ", ".join(filter(None, (note, event))), ""
+        diary.sweep("svi", Elbo(bounds[-1], 0.0, 0.0, 0.0, n), event, engine, engine.jitter)
+        if len(bounds) % _LOOK_EVERY == 0:
+            looks.look(bounds)
 
 # %% ../../nbs/4_inference/423_svi.ipynb #ce0b5c83
 def _begin(model, data, how, begin, points):
@@ -184,10 +242,11 @@ def _finish(engine, diary, scaling, converged):
 def _run(model, data, how, begin, diary):
     scaling = CoordinateScaling.fit(data.coords)
     data = replace(data, coords=scaling.apply(data.coords))
+    how = replace(how, seed=fixed_seed(how.seed, diary.keeper))
     points = choose_inducing_points(data.coords, how.n_inducing, data.size_factors) if begin is None else None
     engine = StochasticAscent(model, data, how, *diary.timed("starts", _begin, model, data, how, begin, points))
     converged = climb(engine, how, diary)
-    if not converged:
+    if not converged and not diary.stopped:
         logger.info("the bound still rises after %d epochs; allow more to go on", how.max_epochs)
     return _finish(engine, diary, scaling, converged)
 
@@ -226,7 +285,8 @@ def fit_svi(
     _check(model, data, how, begin)
     diary = Diary(how.max_epochs) if diary is None else diary
     try:
-        return _run(model, data, how, begin, diary)
+        with guarded():
+            return _run(model, data, how, begin, diary)
     finally:
         diary.close()
 
