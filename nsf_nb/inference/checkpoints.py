@@ -47,7 +47,7 @@ def pack(node: Any, arrays: dict[str, np.ndarray], at: str = "") -> Any:
         return {"array": at}
     return node.item() if isinstance(node, np.generic) else node
 
-
+# %% ../../nbs/4_inference/443_checkpoints.ipynb #b2183c4c
 def unpack(node: Any, arrays: dict[str, np.ndarray]) -> Any:
     """The tree of which `pack` has made JSON and arrays.
 
@@ -84,7 +84,7 @@ def described(value: Any) -> str:
     """
     return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
-
+# %% ../../nbs/4_inference/443_checkpoints.ipynb #96bb8d8f
 def identity_of(model: Any, how: Any, data: Any, begin: Any = None) -> dict[str, str]:
     """What must agree for a checkpoint to belong to a fit.
 
@@ -211,6 +211,11 @@ def restoring(folder: Path) -> Iterator[None]:
     ----------
     folder
         Of the checkpoint.
+
+    Returns
+    -------
+    context manager
+        Errors of the package pass as they are.
     """
     try:
         yield
@@ -240,7 +245,7 @@ def _lock(self) -> None:
         found = f"'{self.folder}' ({err.strerror or err})"
         raise ConfigError(explain("a writable folder for the checkpoint", found, "choose another path")) from err
 
-
+# %% ../../nbs/4_inference/443_checkpoints.ipynb #770eabf5
 def _begin(self, resume: bool) -> bool:
     """Lock the folder and read what is there; whether a run is resumed."""
     _lock(self)

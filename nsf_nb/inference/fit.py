@@ -61,7 +61,7 @@ def _rules(engine, how):
     learners = [(learner_of(part), columns) for part, columns in groups if isinstance(part, SpatialFactors)]
     return learners, LEARN_AT[-1] if how.learn_kernels and learners else 0
 
-
+# %% ../../nbs/4_inference/460_fit.ipynb #8a2d86fa
 def climb(engine: CoordinateAscent, how: FitSettings, diary: Diary, name: str = "final") -> bool:
     """Sweep until the bound stands still, or the diary says that it is time to stop.
 
@@ -161,10 +161,8 @@ def fit(
 
     Parameters
     ----------
-    model
-        The parts.
-    data
-        Checked counts, coordinates in input units.
+    model, data
+        The parts; checked counts, coordinates in input units.
     how
         Settings; None means the defaults.
     watch

@@ -120,6 +120,11 @@ def _groups_posteriors(self) -> tuple:
     return tuple(part.posterior() for part in self.parts)
 
 # %% ../../nbs/4_inference/411_groups.ipynb #8c5e970b
+def _groups_jitter(self) -> float:
+    """The largest that a kernel matrix in use has needed; 0 without spatial factors."""
+    return max((part.projections.jitter for part in self.parts if isinstance(part, SpatialFactors)), default=0.0)
+
+# %% ../../nbs/4_inference/411_groups.ipynb #353775d8
 class Groups:
     """Several groups of factors.
 
@@ -155,9 +160,4 @@ class Groups:
         """Divergences of all factors, nats."""
         return self._joined("kl")
 
-    @property
-    def jitter(self) -> float:
-        """The largest that a kernel matrix in use has needed; 0 without spatial factors."""
-        return max((part.projections.jitter for part in self.parts if isinstance(part, SpatialFactors)), default=0.0)
-
-    posteriors = _groups_posteriors
+    posteriors, jitter = _groups_posteriors, property(_groups_jitter)

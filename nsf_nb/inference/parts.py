@@ -237,6 +237,19 @@ def _units(model, data):
     return mean if model.link.nonnegative else plain, plain
 
 # %% ../../nbs/4_inference/421_parts.ipynb #e42d55a7
+def _emitted(self) -> tuple:
+    """Loadings J×L, intercept and dispersion, J each; None if there is none."""
+    loadings = self.unit * self.weights + self.floor
+    intercept = None if self.intercept is None else self.shift * self.intercept
+    return loadings, intercept, None if self.log_dispersion is None else tf.exp(self.log_dispersion)
+
+
+def _truncate(self) -> None:
+    """No negative loadings where there must be none."""
+    if self.nonnegative:
+        self.weights.assign(tf.maximum(self.weights, 0.0))
+
+
 class Emission:
     """Variables that make data of factors: loadings and intercept in units, log dispersion.
 
@@ -261,16 +274,7 @@ class Emission:
             self.variables.append(self.log_dispersion)
         self.paces = [1.0] * len(self.variables)
 
-    def values(self) -> tuple:
-        """Loadings, intercept, dispersion."""
-        loadings = self.unit * self.weights + self.floor
-        intercept = None if self.intercept is None else self.shift * self.intercept
-        return loadings, intercept, None if self.log_dispersion is None else tf.exp(self.log_dispersion)
-
-    def truncate(self) -> None:
-        """No negative loadings where there must be none."""
-        if self.nonnegative:
-            self.weights.assign(tf.maximum(self.weights, 0.0))
+    values, truncate = _emitted, _truncate
 
 # %% ../../nbs/4_inference/421_parts.ipynb #dbe48b68
 _STEP = 1e-5

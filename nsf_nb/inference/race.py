@@ -160,7 +160,7 @@ def _leg(engine, name, sweeps, legs):
     logger.debug("start %s: bound per spot %.3f", name, elbo.per_observation)
     return elbo.total, name, engine
 
-
+# %% ../../nbs/4_inference/45_race.ipynb #adf97813
 def _finished(legs, runs):
     """Racers of some legs; one that gets into trouble is dropped, as long as another is left."""
     found, trouble = [], None

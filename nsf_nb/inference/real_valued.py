@@ -222,7 +222,7 @@ def _iteration(engine, i, learns, diary):
         event = f"{moved} kernels moved" if moved else ""
     return check_finite(diary.timed("sweeps", engine.sweep), f"sweep {i}"), event
 
-
+# %% ../../nbs/4_inference/474_real_valued.ipynb #e9159032
 def climb_real(engine: RealAscent, how: FitSettings, diary: Diary) -> bool:
     """Sweep until the bound stands still, or the diary says that it is time to stop.
 

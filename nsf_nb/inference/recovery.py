@@ -52,10 +52,16 @@ def diverged(cause: Exception, sweep: int | None, last: float | None, tried: Seq
     error.iteration, error.last_finite, error.tried = sweep, last, tuple(tried)
     return error
 
-
+# %% ../../nbs/4_inference/445_recovery.ipynb #3861cdeb
 @contextlib.contextmanager
 def guarded() -> Iterator[None]:
-    """Make trouble outside of sweeps, at the start say, a DivergenceError."""
+    """Make trouble outside of sweeps, at the start say, a DivergenceError.
+
+    Returns
+    -------
+    context manager
+        Other errors pass as they are.
+    """
     try:
         yield
     except TROUBLE as error:

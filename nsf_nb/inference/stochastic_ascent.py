@@ -314,8 +314,7 @@ class StochasticAscent:
 
     terms, batches, epoch, move_kernels = _terms, _batches, _epoch, _move_kernels
     _step, _kernel_slopes, spots, state, elbo = _step, _kernel_slopes, _spots, _state, _elbo
-    look_again, memory, put_back, set_rates = _look_again, _memory, _put_back, _set_rates
-    jitter = property(_jitter)
+    look_again, memory, put_back, set_rates, jitter = _look_again, _memory, _put_back, _set_rates, property(_jitter)
 
 
 

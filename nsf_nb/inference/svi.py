@@ -164,16 +164,14 @@ def _epoch(engine, how, diary, bounds):
         diary.timed("kernels", engine.move_kernels)
     return "kernels moved" if moves else ""
 
-
+# %% ../../nbs/4_inference/423_svi.ipynb #26050bbc
 def climb(engine: StochasticAscent, how: SviSettings, diary: Diary) -> bool:
     """Epochs until the smoothed bound stands still, or the diary says that it is time to stop.
 
     Parameters
     ----------
-    engine, how
-        Ready to go; settings.
-    diary
-        Writes down the epochs, and may have found how far the run had come.
+    engine, how, diary
+        Ready to go; settings; writes down the epochs, and may have found how far the run had come.
 
     Returns
     -------

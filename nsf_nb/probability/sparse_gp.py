@@ -161,6 +161,16 @@ def project(
     return Projection(length_scale, chol, basis, tf.fill([len(at)], np.float32(kernel.nugget)), jitter)
 
 # %% ../../nbs/2_probability/23_sparse_gp.ipynb #3cd7c891
+def _jitter(self) -> float:
+    """The largest that a projection needed."""
+    return max((one.jitter for one in self._made.values()), default=0.0)
+
+
+def _harden(self, least_jitter: float) -> None:
+    """Begin anew with a least jitter, 1e-6 until now."""
+    self.least_jitter, self._made = least_jitter, {}
+
+# %% ../../nbs/2_probability/23_sparse_gp.ipynb #aedf0b3f
 class Projections:
     """Projections of the spots, one per length scale, made when first asked for.
 
@@ -186,14 +196,7 @@ class Projections:
             self._made[key] = project(self.kernel, self.points, self.coords, key, self._at, self.least_jitter)
         return self._made[key]
 
-    @property
-    def jitter(self) -> float:
-        """The largest that a projection needed."""
-        return max((one.jitter for one in self._made.values()), default=0.0)
-
-    def harden(self, least_jitter: float) -> None:
-        """Begin anew with another least jitter (default 1e-6)."""
-        self.least_jitter, self._made = least_jitter, {}
+    jitter, harden = property(_jitter), _harden
 
     def keep(self, length_scales: Iterable[float]) -> None:
         """Forget all but these.
