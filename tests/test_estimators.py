@@ -193,7 +193,7 @@ def test_attributes(adata, model):
 def test_factors_are_put_in_order_everywhere(adata, model):
     import dataclasses
 
-    from nsf_nb.factorization import in_order
+    from nsf_nb.reading.ordering import in_order
 
     found, mixed = model.result_, [2, 0, 1]
     p = found.state.spatial

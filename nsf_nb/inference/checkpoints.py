@@ -154,14 +154,16 @@ def _write(self, finished: bool = False) -> None:
         return
     began, arrays = time.perf_counter(), {}
     try:
+        if self._held is None:
+            _lock(self)
         tree = pack({name: make() for name, make in self.parts.items()}, arrays)
         facts = {"schema": SCHEMA, "identity": self.identity, "finished": finished, "memory": tree}
         store.write(self.folder, "checkpoint", arrays, facts)
         self.written += 1
         logger.debug("checkpoint in %s", self.folder)
-    except OSError as err:
+    except (OSError, ConfigError) as err:
         if not self.failures:
-            logger.warning("no checkpoint in '%s' (%s); the fit goes on", self.folder, err.strerror or err)
+            logger.warning("no checkpoint in '%s' (%s); the fit goes on", self.folder, getattr(err, "strerror", err))
         self.failures += 1
     self._last = time.perf_counter()
     self.cost = self._last - began
@@ -185,7 +187,7 @@ def _refusal(self, facts: dict, resume: bool) -> tuple[str, str, str] | None:
     if resume and other:
         do = "choose another folder, or repeat the call that was stopped"
         return f"a checkpoint of this fit in {here}", f"one with another {', another '.join(other)}", do
-    if not resume and not facts["finished"]:
+    if not resume and not facts["finished"] and not self.automatic:
         do = "go on with it (resume=True, --resume), choose another folder, or remove this one"
         return f"a folder without an unfinished fit for checkpoint={here}", "one", do
     return None
@@ -193,7 +195,7 @@ def _refusal(self, facts: dict, resume: bool) -> tuple[str, str, str] | None:
 # %% ../../nbs/4_inference/443_checkpoints.ipynb #bccf67ea
 def _read(self, resume: bool) -> dict | None:
     """Facts of the checkpoint that is there, with its memory unpacked; None if there is none that can be used."""
-    if not (self.folder / "checkpoint.json").exists():
+    if not (self.folder / "checkpoint.json").exists() or (self.automatic and not resume):
         return None
     with restoring(self.folder):
         arrays, facts = store.read(self.folder, "checkpoint")
@@ -231,7 +233,7 @@ def _lock(self) -> None:
     """Lock the folder for this process; a ConfigError if it cannot be used."""
     from filelock import FileLock, Timeout
 
-    if not self.folder.exists():
+    if not self.folder.exists() and not self.automatic:
         check_writable(self.folder)
     try:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -248,7 +250,9 @@ def _lock(self) -> None:
 # %% ../../nbs/4_inference/443_checkpoints.ipynb #770eabf5
 def _begin(self, resume: bool) -> bool:
     """Lock the folder and read what is there; whether a run is resumed."""
-    _lock(self)
+    lazy = self.automatic and not self.folder.exists()
+    if not lazy:
+        _lock(self)
     try:
         facts = _read(self, resume)
     except BaseException:
@@ -269,6 +273,8 @@ def _close(self, finished: bool) -> None:
     elif finished:
         self.write(finished=True)
     self.open = False
+    if self._held is None:
+        return
     self._held.release()
     if finished and self.automatic:
         with contextlib.suppress(OSError):  # somebody else may have begun the same fit

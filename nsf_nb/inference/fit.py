@@ -132,6 +132,7 @@ def finish(
         sums = engine.pseudo_counts[:, columns], engine.exposure[:, columns]
         state = replace(state, between=diary.timed("between", interpolate, part, *sums))
     diary.close()
+    converged = converged and not diary.stopped  # it may have been stopped in the refinement
     if not converged and not diary.stopped:
         logger.info("the bound still rises after %d sweeps; allow more to go on", how.max_sweeps)
     m, v = engine.factors.log_factors.astype(np.float64), engine.factors.variance
