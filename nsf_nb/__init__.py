@@ -21,6 +21,7 @@ _PUBLIC = {
     "MEFISTO": "nsf_nb.mefisto:MEFISTO",
     "simulate": "nsf_nb.data.simulate:simulate",
     "report": "nsf_nb.reporting:report",
+    "check": "nsf_nb.doctor:check",
     "pp": "nsf_nb.pp",
     "tl": "nsf_nb.tl",
     "pl": "nsf_nb.pl",

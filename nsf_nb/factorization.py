@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from sklearn.base import BaseEstimator
 
-from .core import ConfigError, DataError, NotFittedError, explain
+from .core import DataError, NotFittedError, explain
 from .data.anndata import KEYS, coords_of, from_anndata
 from .data.counts import RULES, SpatialCounts
+from .doctor import attended
 from .family import Named
 from .inference.records import FitResult, FitSettings
 from .inference.run import run
@@ -25,17 +26,6 @@ from .reading.metrics import prediction_sums
 from nsf_nb.reading.prediction import (
     baseline_scores, count_interval, counts_moments, exposures, match_genes, predicted_factors,
 )
-
-# %% ../nbs/6_interface/69_factorization.ipynb #5325cddf
-def _check_fit(model: FactorModel, data: SpatialCounts) -> None:
-    """Raise a ConfigError or a DataError if this model cannot be fitted to these data."""
-    largest = min(data.n_obs, data.n_features)
-    if model.n_factors > largest:
-        name = "n_factors" if len(model.groups) == 1 else "n_spatial + n_nonspatial"
-        expected = f"{name} of at most {largest} for {data.n_obs} spots × {data.n_features} genes"
-        raise ConfigError(explain(expected, f"{model.n_factors}", f"choose a smaller {name}"))
-    if not data.counts.nnz:
-        raise DataError(explain("counts above zero", "zeros only", "check the layer and the filters applied before"))
 
 # %% ../nbs/6_interface/69_factorization.ipynb #6fa321d6
 def weights_of(found: FitResult, size_factors: np.ndarray) -> np.ndarray:
@@ -142,12 +132,13 @@ def _fit(
     Returns
     -------
     Factorization
-        Itself. A ConfigError, DataError or ShapeError comes before any work; a DivergenceError ends a fit.
+        Itself. A ConfigError, DataError or ShapeError comes before any work; a DivergenceError ends a fit and says what
+        the doctor (`nsf_nb.check`) finds in the data.
     """
     model, how = self.plan()
     data, rule = from_anndata(adata, layer, spatial_key, size_factors, mask_var)
-    _check_fit(model, data)
-    found = in_order(run(model, data, how, _before(begin, data)), data.size_factors)
+    with attended((model, how), data):
+        found = in_order(run(model, data, how, _before(begin, data)), data.size_factors)
     self.layer_, self.spatial_key_, self.size_factors_, self.data_ = layer, spatial_key, rule, data
     self.coords_, self.feature_names_, self.result_, self.state_ = data.coords, data.feature_names, found, found.state
     self.elbo_, self.converged_, self.seconds_ = found.elbo, found.converged, found.seconds["total"]
