@@ -43,7 +43,9 @@ def load(name):
         keep = train.var["highly_deviant"].to_numpy()
     else:
         keep = np.asarray(train.layers["counts"].sum(axis=0)).ravel() > 0
-    return train[:, keep].copy(), val[:, keep].copy(), n_factors, rule
+    parts = (part[:, keep] for part in (train, val))  # a spot may have none of the genes that are kept
+    train, val = (part[np.asarray(part.layers["counts"].sum(axis=1)).ravel() > 0].copy() for part in parts)
+    return train, val, n_factors, rule
 
 
 def sizes(model, n_factors):

@@ -19,6 +19,8 @@ _PUBLIC = {
     "FA": "nsf_nb.estimators:FA",
     "RSFH": "nsf_nb.estimators:RSFH",
     "MEFISTO": "nsf_nb.mefisto:MEFISTO",
+    "load": "nsf_nb.model_files:load",
+    "read_model": "nsf_nb.saved_model:read_model",
     "simulate": "nsf_nb.data.simulate:simulate",
     "report": "nsf_nb.reporting:report",
     "check": "nsf_nb.doctor:check",

@@ -10,7 +10,6 @@ import dataclasses
 from typing import Any
 
 import numpy as np
-from sklearn.base import BaseEstimator
 
 from .core import DataError, NotFittedError, explain
 from .data.anndata import KEYS, coords_of, from_anndata
@@ -20,8 +19,10 @@ from .family import Named
 from .inference.records import FitResult, FitSettings
 from .inference.run import run
 from .inference.svi import SviSettings
+from .learned import set_kernels, set_tables
+from .model_files import Saved
 from .models.factor_model import FactorModel
-from .reading.interpret import Interpretation, factor_shares, interpret, length_scale_table
+from .reading.interpret import Interpretation, factor_shares, interpret
 from .reading.metrics import prediction_sums
 from nsf_nb.reading.prediction import (
     baseline_scores, count_interval, counts_moments, exposures, match_genes, predicted_factors,
@@ -79,22 +80,16 @@ def in_order(found: FitResult, size_factors: np.ndarray) -> FitResult:
     return dataclasses.replace(found, state=state, factors=factors, factors_std=spread)
 
 # %% ../nbs/6_interface/69_factorization.ipynb #521e7d1e
-def _tables(self, found: FitResult, data: SpatialCounts) -> None:
-    """Set the attributes that have names of spots, genes or factors."""
-    import pandas as pd
-
-    spots, genes = pd.Index(data.obs_names), pd.Index(data.feature_names)
-    names = [f"F{i + 1}" for i in range(found.state.loadings.shape[1])]
-    self.loadings_ = pd.DataFrame(found.state.loadings, index=genes, columns=names)
-    self.factors_ = pd.DataFrame(found.factors, index=spots, columns=names)
-    self.factor_std_ = pd.DataFrame(found.factors_std, index=spots, columns=names)
-    spatial = found.state.spatial
-    self.length_scales_ = length_scale_table(spatial, found.scaling, names)
-    amplitudes = [] if spatial is None else spatial.amplitudes
-    self.amplitudes_ = pd.Series(amplitudes, index=self.length_scales_.index, name="amplitude", dtype=float)
-    dispersion = found.state.dispersion
-    self.dispersion_ = None if dispersion is None else pd.Series(dispersion, index=genes, name="dispersion")
-    self.history = pd.DataFrame(found.history, columns=["start", "sweep", "elbo", "seconds", "event"])
+def _learn(self, found: FitResult, data: Any, source: tuple) -> "Factorization":
+    """Set what a fit has found; the source is layer, key of the coordinates and rule of the size factors."""
+    self.layer_, self.spatial_key_, self.size_factors_ = source
+    self.data_, self.coords_, self.feature_names_ = data, data.coords, data.feature_names
+    self.result_, self.state_, self.elbo_, self.converged_ = found, found.state, found.elbo, found.converged
+    set_tables(self, found.state.loadings, (found.factors, found.factors_std), found.history, data)
+    set_kernels(self, found.state.spatial, found.scaling, found.state.dispersion)
+    self.n_iter_ = int(self.history["start"].isin(["final", "sampled", "svi"]).sum())
+    self.seconds_ = found.seconds["total"]
+    return self
 
 # %% ../nbs/6_interface/69_factorization.ipynb #652794ec
 def _before(begin: "Factorization | None", data: SpatialCounts) -> FitResult | None:
@@ -139,12 +134,7 @@ def _fit(
     data, rule = from_anndata(adata, layer, spatial_key, size_factors, mask_var)
     with attended((model, how), data):
         found = in_order(run(model, data, how, _before(begin, data)), data.size_factors)
-    self.layer_, self.spatial_key_, self.size_factors_, self.data_ = layer, spatial_key, rule, data
-    self.coords_, self.feature_names_, self.result_, self.state_ = data.coords, data.feature_names, found, found.state
-    self.elbo_, self.converged_, self.seconds_ = found.elbo, found.converged, found.seconds["total"]
-    _tables(self, found, data)
-    self.n_iter_ = int(self.history["start"].isin(["final", "sampled", "svi"]).sum())
-    return self
+    return self._learn(found, data, (layer, spatial_key, rule))
 
 # %% ../nbs/6_interface/69_factorization.ipynb #cc4f85b6
 def _read(self, adata: Any) -> SpatialCounts:
@@ -319,11 +309,11 @@ def _fitted(self) -> "Factorization":
     return self
 
 # %% ../nbs/6_interface/69_factorization.ipynb #d48dcd61
-class Factorization(Named, BaseEstimator):
+class Factorization(Named, Saved):
     """Base of all estimators. A subclass has parameters and a method `plan` that makes a model and settings of them."""
 
     fit, predict, evaluate, score, score_table, interpret = _fit, _predict, _evaluate, _score, _score_table, _interpret
-    _own_likelihood, _sums = _own_likelihood, _sums
+    _own_likelihood, _sums, _learn = _own_likelihood, _sums, _learn
 
     def plan(self) -> tuple[FactorModel, FitSettings | SviSettings]:
         """The model and how to fit it, from the parameters; all of them are checked.

@@ -90,6 +90,8 @@ def here(library, tmp_path, monkeypatch):
     for path in library.iterdir():
         os.link(path, tmp_path / path.name)
     (tmp_path / "mine.html").write_text("mine", encoding="utf-8")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "note.txt").write_text("mine", encoding="utf-8")
     return tmp_path
 
 
@@ -165,6 +167,17 @@ REFUSED = {
     "output folder": ("fit good.h5ad -L 3 -o absent/out.h5ad", "'absent'", "create it"),
     "output below a file": ("fit good.h5ad -L 3 -o text.h5ad/out.h5ad", "'text.h5ad'"),
     "output is a folder": ("fit good.h5ad -L 3 -o . --force", "the folder '.'"),
+    "model folder taken": (f"{FIT} --save-model mine", "'mine'", "'note.txt' in it", "another path"),
+    "model folder taken, force": (f"{FIT} --save-model mine --force", "'mine'", "'note.txt' in it"),
+    "model folder is a file": (f"{FIT} --save-model text.h5ad --force", "the file 'text.h5ad'"),
+    "model folder nowhere": (f"{FIT} --save-model absent/model", "'absent'", "create it"),
+    "model and output": (f"{FIT} --save-model ./out.h5ad", "--save-model", "--output"),
+    "model and report": (f"{FIT} --save-model a --report a", "--save-model", "--report"),
+    "predict without model": ("predict absent places.csv -o out.h5ad", "'model.json' in 'absent'", "Check the path"),
+    "predict by a file": ("predict good.h5ad places.csv -o out.h5ad", "'model.json' in 'good.h5ad'"),
+    "predict by a folder": ("predict mine places.csv -o out.h5ad", "'model.json' in 'mine'", "a folder without it"),
+    "predict into a file": ("predict mine places.csv -o text.h5ad", "'text.h5ad'", "--force"),
+    "predict interval": ("predict mine places.csv -o out.h5ad --interval 90", "--interval", "found 90"),
     "option": (f"{FIT} --factor 3", "--factor", "--help"),
     "command": ("fti good.h5ad", "'fti'", "--help"),
     "simulate pattern": ("simulate quild -o new.h5ad", "'quild'", "did you mean 'quilt'"),
@@ -266,6 +279,41 @@ def test_every_model_is_fitted_scored_and_reported(name, library, tmp_path, monk
     assert scored.exit_code == 0 and list(scored.stdout.splitlines()[1].split())[0] == model.upper()
     assert scored.stdout in done.stdout  # the numbers of the fit, to the last digit
     assert (tmp_path / "out.html").read_text(encoding="utf-8").startswith("<!DOCTYPE")
+
+
+def test_a_saved_model_predicts(library, tmp_path, monkeypatch):
+    import nsf_nb
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(line):
+        done = CliRunner().invoke(app, line.split(), prog_name="nsf")
+        assert done.exit_code in (0, 2), (done.output, done.exception)
+        return done.stdout if done.exit_code == 0 else done.stderr
+
+    fit = f"fit {library / 'good.h5ad'} --model nsfh -L 3 {' '.join(FAST)} -o out.h5ad --size-factors mean"
+    assert "saved    model\nresults  out.h5ad" in run(f"{fit} --save-model model")
+    out, model = read_h5ad(tmp_path / "out.h5ad"), nsf_nb.load("model")
+    assert model.data_.n_obs == 137 and "nsfh" in repr(model).lower()
+    before = contents(tmp_path / "model")
+    assert "--force" in run(f"{fit} --save-model model".replace("out.h5ad", "other.h5ad"))
+    assert contents(tmp_path / "model") == before and not (tmp_path / "other.h5ad").exists()
+    assert "places   144" in run(f"predict model {library / 'good.h5ad'} -o all.h5ad --interval 0.8")
+    there, held = read_h5ad(tmp_path / "all.h5ad"), out.obs["nsf_held_out"].to_numpy()
+    assert (there.obs_names == out.obs_names).all() and {"lower", "upper"} <= there.layers.keys()
+    assert np.array_equal(there.obsm["X_nsf"][held], out.obsm["X_nsf"][held])
+    assert np.allclose(there.obsm["X_nsf"][~held][:, :2], out.obsm["X_nsf"][~held][:, :2], rtol=1e-6)
+    table = "\n".join(["spot,x,y", *(f"s{n},{x!r},{y!r}" for n, (x, y) in enumerate(out.obsm["spatial"].tolist()))])
+    (tmp_path / "places.csv").write_text(table, encoding="utf-8")
+    run("predict model places.csv -o bare.h5ad")
+    bare = read_h5ad(tmp_path / "bare.h5ad")
+    assert bare.obs_names[3] == "s3" and np.array_equal(bare.obsm["X_nsf"], there.obsm["X_nsf"])
+    for text, part in (("", "a table of places"), ("x,y\n1,b\n", "real numbers"), ("x\n1\n", "2 coordinates")):
+        (tmp_path / "places.csv").write_text(text, encoding="utf-8")
+        assert part in run("predict model places.csv -o none.h5ad")
+    assert "found nothing" in run("predict model absent.csv -o none.h5ad")
+    (tmp_path / "model" / "model.json").write_text("{", encoding="utf-8")
+    assert "a whole file" in run("predict model places.csv -o none.h5ad") and not (tmp_path / "none.h5ad").exists()
 
 
 def test_an_option_that_is_not_given_leaves_the_default_of_the_model():

@@ -114,7 +114,7 @@ def test_sampled_bound_counts_kl_and_blocks(grid, monkeypatch):
     assert np.isclose(kl, found.elbo.kl, rtol=1e-3)
     free = sampled.sampled_elbo(model, found.state, scaled, 20, 0, (mean, variance, 0.0))
     assert np.isclose(free.total - sampled.sampled_elbo(model, found.state, scaled, 20).total, kl, rtol=1e-6)
-    monkeypatch.setattr(sampled, "_BLOCK", 50)
+    monkeypatch.setattr(sampled, "_ENTRIES", 50 * data.n_features)
     other = sampled.sampled_elbo(model, found.state, scaled, 20, 0, (mean, variance, 0.0))
     assert abs(other.total - free.total) < 5 * np.sqrt(2) * free.standard_error
 
