@@ -23,6 +23,7 @@ _PUBLIC = {
     "read_model": "nsf_nb.saved_model:read_model",
     "simulate": "nsf_nb.data.simulate:simulate",
     "report": "nsf_nb.reporting:report",
+    "check": "nsf_nb.doctor:check",
     "pp": "nsf_nb.pp",
     "tl": "nsf_nb.tl",
     "pl": "nsf_nb.pl",

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from .care import Care, run_with_care
-from .core import ConfigError, DataError, NotFittedError, explain
+from .core import DataError, NotFittedError, explain
 from .data.anndata import KEYS, coords_of, from_anndata
 from .data.counts import RULES, SpatialCounts
+from .doctor import attended
 from .family import Named
 from .inference.records import FitResult, FitSettings
 from .inference.svi import SviSettings
@@ -26,17 +27,6 @@ from .reading.ordering import in_order
 from nsf_nb.reading.prediction import (
     baseline_scores, count_interval, counts_moments, exposures, match_genes, predicted_factors,
 )
-
-# %% ../nbs/6_interface/69_factorization.ipynb #5325cddf
-def _check_fit(model: FactorModel, data: SpatialCounts) -> None:
-    """Raise a ConfigError or a DataError if this model cannot be fitted to these data."""
-    largest = min(data.n_obs, data.n_features)
-    if model.n_factors > largest:
-        name = "n_factors" if len(model.groups) == 1 else "n_spatial + n_nonspatial"
-        expected = f"{name} of at most {largest} for {data.n_obs} spots × {data.n_features} genes"
-        raise ConfigError(explain(expected, f"{model.n_factors}", f"choose a smaller {name}"))
-    if not data.counts.nnz:
-        raise DataError(explain("counts above zero", "zeros only", "check the layer and the filters applied before"))
 
 # %% ../nbs/6_interface/69_factorization.ipynb #521e7d1e
 def _learn(self, found: FitResult, data: Any, source: tuple) -> "Factorization":
@@ -102,14 +92,15 @@ def _fit(
     Returns
     -------
     Factorization
-        Itself. A ConfigError, DataError or ShapeError comes before any work; a DivergenceError ends a fit.
+        Itself. A ConfigError, DataError or ShapeError comes before any work; a DivergenceError ends a fit and says what
+        the doctor (`nsf_nb.check`) finds in the data.
     """
     care = Care(checkpoint, resume, checkpoint_seconds, max_minutes)
     model, how = self.plan()
     data, rule = from_anndata(adata, layer, spatial_key, size_factors, mask_var)
-    _check_fit(model, data)
-    found = run_with_care(model, data, how, care, _before(begin, data), _left_off(self, data) if resume else None)
-    found = in_order(found, data.size_factors)
+    earlier = _before(begin, data), _left_off(self, data) if resume else None
+    with attended((model, how), data):
+        found = in_order(run_with_care(model, data, how, care, *earlier), data.size_factors)
     return self._learn(found, data, (layer, spatial_key, rule))
 
 # %% ../nbs/6_interface/69_factorization.ipynb #cc4f85b6

@@ -17,9 +17,10 @@ from .core import ConfigError, check_choice, check_fraction, check_int, check_po
 from .data.anndata import KEYS, from_anndata
 from .data.counts import SpatialCounts
 from .data.scaling import CoordinateScaling, Normalization
+from .doctor import attended
 from .factorization import Factorization, _exposures, _fitted, _places
 from nsf_nb.inference.mofapy2 import (
-    LEAST_INDUCING, MefistoBound, MefistoSettings, MefistoState, check_fit, entry_point, fit_values,
+    LEAST_INDUCING, MefistoBound, MefistoSettings, MefistoState, entry_point, fit_values,
 )
 from .learned import set_tables
 from .reading.metrics import gene_mean, prediction_sums
@@ -166,10 +167,10 @@ def _fit(
     (how, normalization), began = self.plan(), time.perf_counter()
     entry_point()  # an error before the data are read
     data, rule = from_anndata(adata, layer, spatial_key, size_factors, mask_var)
-    check_fit(data, how)
-    normalization, scaling = normalization.fit(data), CoordinateScaling.fit(data.coords)
-    values = normalization.apply(data.counts.toarray(), data.size_factors)
-    state, bound, history, converged = fit_values(values, scaling.apply(data.coords), how)
+    with attended((how, normalization), data):
+        normalization, scaling = normalization.fit(data), CoordinateScaling.fit(data.coords)
+        values = normalization.apply(data.counts.toarray(), data.size_factors)
+        state, bound, history, converged = fit_values(values, scaling.apply(data.coords), how)
     if not converged:
         logger.warning("MEFISTO has not converged in %d sweeps; raise max_iter.", len(history))
     found = MefistoFit(state, scaling, normalization, bound, history, converged, time.perf_counter() - began)

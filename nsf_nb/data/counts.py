@@ -157,15 +157,15 @@ def _check_places(array: np.ndarray, slot: str, spread: bool) -> None:
     """Raise a DataError if a location is not finite, or if all spots agree on an axis although spread is asked for."""
     bad = ~np.isfinite(array).all(axis=1)
     if bad.any():
-        first = int(np.argmax(bad))
-        found = f"{bad.sum():,} without, the first at row {first}: {array[first].tolist()}"
+        found = f"{bad.sum():,} without, the first at row {np.argmax(bad)}: {array[bad][0].tolist()}"
         raise DataError(explain(f"finite coordinates for each spot in {slot}", found, "drop those spots"))
     if spread and len(array) < 2:
         raise DataError(explain(f"at least 2 spots in {slot}", f"{len(array)}", "check the filters applied before"))
     flat = spread and np.ptp(array, axis=0) <= 8 * np.finfo(float).eps * np.abs(array).max(axis=0)
     if np.any(flat):
         found = f"{array[0, np.argmax(flat)]:g} for all spots on axis {np.argmax(flat)}"
-        raise DataError(explain(f"spots that differ along each axis in {slot}", found, "drop that column"))
+        do = "check them: all spots are at one place" if np.all(flat) else "drop that column"
+        raise DataError(explain(f"spots that differ along each axis in {slot}", found, do))
 
 # %% ../../nbs/1_data/10_counts.ipynb #6541d05f
 def _fit(self, totals: Shaped[np.ndarray, "N"]) -> "SizeFactors":
