@@ -12,6 +12,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from .budget import bytes_of, within_memory, within_minutes
 from .core import ConfigError, NsfError, check_positive, explain, logger, settings
 from .data.counts import SpatialCounts
 from .inference.checkpoints import Keeper, identity_of
@@ -36,6 +37,8 @@ def _check_care(self):
     check_positive("checkpoint_seconds", self.checkpoint_seconds)
     if self.max_minutes is not None:
         check_positive("max_minutes", self.max_minutes)
+    if self.max_memory is not None:
+        bytes_of(self.max_memory)
 
 
 @dataclass(frozen=True)
@@ -52,12 +55,15 @@ class Care:
         Between two checkpoints, at least; they never take more than 3 % of the time. Default 60.
     max_minutes
         After which the fit ends with the best model so far. Default None: no limit.
+    max_memory
+        Of the process, bytes or text as "8GB"; what may be chosen is chosen so that it is kept. Default None: no limit.
     """
 
     checkpoint: str | os.PathLike | None = "auto"
     resume: bool = False
     checkpoint_seconds: float = 60.0
     max_minutes: float | None = None
+    max_memory: int | float | str | None = None
     __post_init__ = _check_care
 
 # %% ../nbs/6_interface/695_care.ipynb #91d24e2f
@@ -120,6 +126,10 @@ def run_with_care(
     FitResult
         Not converged if the fit was stopped.
     """
+    if care.max_memory is not None:
+        how, data = within_memory(model, how, data, care.max_memory)
+    if care.max_minutes is not None:
+        how = within_minutes(model, how, data, care.max_minutes)
     keeper, finished = keeper_of(care, identity_of(model, how, data, begin)), False
     if begin is None and (keeper is None or not keeper.found):
         begin = left_off

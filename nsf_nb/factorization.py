@@ -63,7 +63,7 @@ def _left_off(self: "Factorization", data: SpatialCounts) -> FitResult | None:
 def _fit(
     self, adata: Any, layer: str | None = None, spatial_key: str = KEYS.spatial, size_factors: Any = "constant",
     mask_var: Any = None, begin: "Factorization | None" = None, *, checkpoint: Any = "auto", resume: bool = False,
-    checkpoint_seconds: float = 60.0, max_minutes: float | None = None,
+    checkpoint_seconds: float = 60.0, max_minutes: float | None = None, max_memory: Any = None,
 ) -> "Factorization":
     """Fit the model to an AnnData, which stays as it is.
 
@@ -88,6 +88,8 @@ def _fit(
         Go on where a killed or stopped fit of this model to these data has left off, if it has. Default False.
     max_minutes
         Ends the fit, as Ctrl-C does, with the best model so far, `converged_` False. Default None: no limit.
+    max_memory
+        Of the process, "8GB" or bytes: chooses inducing points ("auto" only) and blocks. Default None: no limit.
 
     Returns
     -------
@@ -95,7 +97,7 @@ def _fit(
         Itself. A ConfigError, DataError or ShapeError comes before any work; a DivergenceError ends a fit and says what
         the doctor (`nsf_nb.check`) finds in the data.
     """
-    care = Care(checkpoint, resume, checkpoint_seconds, max_minutes)
+    care = Care(checkpoint, resume, checkpoint_seconds, max_minutes, max_memory)
     model, how = self.plan()
     data, rule = from_anndata(adata, layer, spatial_key, size_factors, mask_var)
     earlier = _before(begin, data), _left_off(self, data) if resume else None

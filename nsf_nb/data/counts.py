@@ -248,20 +248,9 @@ def _check_size_factors(values: np.ndarray, totals: np.ndarray, slot: str) -> No
         raise DataError(explain(f"positive finite size factors in {slot}", found, do))
 
 # %% ../../nbs/1_data/10_counts.ipynb #ad2e8a56
-def _blocks(self, size: int = 4096) -> Iterator[tuple[slice, Float[np.ndarray, "B J"]]]:
-    """Dense blocks of rows, one at a time and in order (@eq-blocks).
-
-    Parameters
-    ----------
-    size
-        Largest number of rows in a block; default 4096.
-
-    Yields
-    ------
-    slice, numpy.ndarray
-        The rows and their B×J counts, float32.
-    """
-    size = check_int("size", size, low=1)
+def _blocks(self, size: int | None = None) -> Iterator[tuple[slice, Float[np.ndarray, "B J"]]]:
+    """Dense blocks of at most `size` rows (default `block_rows`), in order (@eq-blocks): rows, B×J counts, float32."""
+    size = self.block_rows if size is None else check_int("size", size, low=1)
     for start in range(0, self.n_obs, size):
         rows = slice(start, min(start + size, self.n_obs))
         yield rows, self.counts[rows].toarray()
@@ -271,7 +260,7 @@ def _subset(self, rows: Any) -> "SpatialCounts":
     """The spots that row numbers, a mask or a slice select, in the order given, with the size factors they have."""
     index = np.arange(self.n_obs)[rows if isinstance(rows, slice) else np.asarray(rows)]
     spots = [_frozen(values[index]) for values in (self.coords, self.size_factors, self.obs_names)]
-    return type(self)(_read_only(self.counts[index]), *spots, self.feature_names)
+    return type(self)(_read_only(self.counts[index]), *spots, self.feature_names, self.block_rows)
 
 # %% ../../nbs/1_data/10_counts.ipynb #782c09a4
 def _checked(
@@ -328,6 +317,8 @@ class SpatialCounts:
         N×D locations in the units of the input; N positive exposures (@eq-counts-mean).
     obs_names, feature_names
         N names of spots and J names of genes.
+    block_rows
+        Rows that are dense at the same time. Default 4096.
     """
 
     counts: sp.csr_matrix
@@ -335,6 +326,7 @@ class SpatialCounts:
     size_factors: Float[np.ndarray, "N"]
     obs_names: Shaped[np.ndarray, "N"]
     feature_names: Shaped[np.ndarray, "J"]
+    block_rows: int = 4096
 
     build = classmethod(_build)
     blocks, subset = _blocks, _subset

@@ -66,7 +66,7 @@ def unpack(node: Any, arrays: dict[str, np.ndarray]) -> Any:
     return [unpack(value, arrays) for value in node] if isinstance(node, list) else node
 
 # %% ../../nbs/4_inference/443_checkpoints.ipynb #7049190d
-_FREE = ("max_sweeps", "max_epochs", "convergence", "seed")
+_FREE = ("max_sweeps", "max_epochs", "convergence", "seed", "thrifty")
 
 
 def described(value: Any) -> str:
@@ -105,6 +105,7 @@ def identity_of(model: Any, how: Any, data: Any, begin: Any = None) -> dict[str,
     found = {"model": described(model), "engine": type(how).__name__, "seed": seed} | settings
     sizes = hashlib.sha256(np.ascontiguousarray(data.size_factors, dtype="<f8")).hexdigest()
     found |= {"counts, coordinates or names": store.digest_of(data), "size factors": sizes}
+    found["blocks"] = str(data.block_rows)
     if begin is not None:
         found["fit to begin with"] = hashlib.sha256(np.ascontiguousarray(begin.state.loadings)).hexdigest()
     return found

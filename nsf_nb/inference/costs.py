@@ -44,6 +44,8 @@ class Work:
         Whether kernels are learned.
     n_samples, batch
         Draws and spots of a step of "svi". Default 0, for the others.
+    block_rows, thrifty
+        Rows that are dense at the same time; whether candidates for a kernel are forgotten factor by factor.
     """
 
     kind: str
@@ -59,6 +61,8 @@ class Work:
     learns: bool
     n_samples: int = 0
     batch: int = 0
+    block_rows: int = 4096
+    thrifty: bool = False
 
 # %% ../../nbs/4_inference/49_costs.ipynb #87bfffad
 def work_of(model: FactorModel, how: FitSettings | SviSettings, data: SpatialCounts, n_places: int) -> Work:
@@ -83,7 +87,8 @@ def work_of(model: FactorModel, how: FitSettings | SviSettings, data: SpatialCou
     starts = how.n_starts if amounts else 1
     draws = (how.n_samples, how.batch_size or data.n_obs) if svi else ()
     sizes = data.n_obs, data.n_features, data.counts.nnz, model.n_factors, spatial, m, m == n_places
-    return Work(kind, *sizes, starts, min(most, _TYPICAL[kind]), how.learn_kernels and spatial > 0, *draws)
+    more = {"block_rows": data.block_rows, "thrifty": getattr(how, "thrifty", False)}
+    return Work(kind, *sizes, starts, min(most, _TYPICAL[kind]), how.learn_kernels and spatial > 0, *draws, **more)
 
 # %% ../../nbs/4_inference/49_costs.ipynb #452f2d76
 _BASE, _ROWS = 1.1e8, 4096
@@ -95,7 +100,7 @@ def _projections(work):
     one, making = 4 * m * n + 8 * m**2, 32 * m * (m if work.at_places else n)
     if work.kind == "svi":
         return work.n_spatial * (2 * one if work.learns else one) + making
-    return (4 if work.learns else 1) * one + making
+    return (1 if not work.learns else 3 if work.thrifty else 4) * one + making
 
 
 def _starts(work):
@@ -122,7 +127,7 @@ def memory_of(work: Work) -> dict[str, float]:
     """
     n, j, l, m = work.n_obs, work.n_features, work.n_factors, work.n_inducing
     found = {"base": _BASE, "projections": _projections(work), "covariances": 20 * work.n_spatial * m**2}
-    found |= {"factors": 100 * n * l, "blocks": 20 * j * min(n, _ROWS), "starts": _starts(work)}
+    found |= {"factors": 100 * n * l, "blocks": 20 * j * min(n, work.block_rows), "starts": _starts(work)}
     if work.kind == "svi":  # Adam has two more of each root, a gradient is a third; draws are one array, S×B×J
         found["covariances"] *= 1.6
         found["blocks"] = 4 * work.n_samples * work.batch * j * 5 + 4 * n * j

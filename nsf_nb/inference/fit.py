@@ -81,6 +81,8 @@ def climb(engine: CoordinateAscent, how: FitSettings, diary: Diary, name: str = 
     """
     (learners, last_learning), kept = _rules(engine, how), diary.found(name) or {"bounds": [], "tried": []}
     movers, bounds = [one for one, _ in learners], list(kept["bounds"])
+    for mover in movers:
+        getattr(mover, "kernels", mover).thrifty = how.thrifty
     for mover, own in zip(movers, kept.get("learners", []), strict=False):
         diary.restored(partial(put_learner_back, mover, own))
     recovery = Recovery(engine, movers, kept["tried"])

@@ -289,9 +289,16 @@ def _learn(self, pseudo_counts: Float[np.ndarray, "N L"], exposure: Float[np.nda
         if not self.settled[l]:
             self.last[l], self.steps[l] = target - self.steps[l], target
             moved += 1
+        if self.thrifty:
+            _forget(self)
+    _forget(self)
+    return moved
+
+
+def _forget(self):
+    """Projections that no factor uses."""
     for projections in (self.factors.projections, *(tile.projections for tile in self.tiles)):
         projections.keep(self.factors.length_scales)
-    return moved
 
 # %% ../../nbs/4_inference/43_kernel_learning.ipynb #ee431853
 class KernelLearner:
@@ -302,6 +309,8 @@ class KernelLearner:
     factors
         The group.
     """
+
+    thrifty = False  # whether candidates are forgotten after each factor; others may ask for the same ones
 
     def __init__(self, factors: SpatialFactors):
         self.factors, self.tiles, prior = factors, tiles_of(factors), factors.prior

@@ -60,6 +60,8 @@ class FitSettings:
         Whether length scales and amplitudes move. Default True.
     refine_samples
         Draws of a refinement after convergence (chapter 413), an even number. Default 0: none.
+    thrifty
+        Whether candidates for a kernel are forgotten factor by factor, which saves memory. Default False.
     seed
         Of everything random. Default 0.
     """
@@ -70,6 +72,7 @@ class FitSettings:
     convergence: Convergence = field(default_factory=Convergence)
     learn_kernels: bool = True
     refine_samples: int = 0
+    thrifty: bool = False
     seed: int | np.random.Generator | np.random.SeedSequence | None = 0
 
     def __post_init__(self):
