@@ -8,6 +8,7 @@ __all__ = ['app', 'main']
 # %% ../nbs/7_experiments/73_cli.ipynb #feecef41
 import importlib
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,12 +19,12 @@ from typer.core import TyperGroup
 from . import __version__
 from .check_command import add_check
 from nsf_nb.command import (
-    Blocks, Data, Factors, Force, Held, Inducing, Inference, Kernel, Key, LayerName, Likelihood, Model, Output, Quiet,
-    Report, SaveModel, Seed, SizeFactors, Spatial, SpatialKey, Starts, Sweeps, import_tensorflow, layer_of, say,
-    set_verbosity,
+    Blocks, Checkpoint, Data, Factors, Force, Held, Inducing, Inference, Kernel, Key, LayerName, Likelihood, Memory,
+    Minutes, Model, Output, Quiet, Report, Resume, SaveModel, Seed, SizeFactors, Spatial, SpatialKey, Starts, Sweeps,
+    import_tensorflow, layer_of, say, set_verbosity,
 )
 from .core import ConfigError, NsfError, check_fraction, check_writable, explain
-from .options import arguments_of
+from .options import arguments_of, option
 
 # %% ../nbs/7_experiments/73_cli.ipynb #bf458335
 def _line(err: Exception) -> str:
@@ -137,7 +138,28 @@ def _run(adata: Any, estimator: str, params: dict[str, Any], how: dict[str, Any]
 
     model = getattr(importlib.import_module("nsf_nb"), estimator)(**params)
     model.plan()  # what only the model itself can refuse, before the data are looked at
-    return model, fit_held_out(adata, model, seed=params["random_state"], **how)
+    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # schedulers ask, then kill
+    try:
+        return model, fit_held_out(adata, model, seed=params["random_state"], **how)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _care(estimator: str, checkpoint: str, resume: bool, max_minutes: float | None, max_memory: str | None) -> dict:
+    """How the fit is guarded, checked."""
+    asked = {"resume": resume, "max_minutes": max_minutes, "max_memory": max_memory}
+    asked["checkpoint"] = checkpoint if checkpoint != "auto" else None
+    asked = [name for name, value in asked.items() if value or isinstance(value, float)]
+    if estimator == "MEFISTO" and asked:
+        do = "leave it out, or use another model"
+        raise ConfigError(explain("options that mefisto has", option(asked[0]), do))
+    if not asked:
+        return {}
+    import_tensorflow()
+    from nsf_nb.care import Care
+
+    folder = None if checkpoint == "none" else checkpoint
+    return vars(Care(folder, resume, max_minutes=max_minutes, max_memory=max_memory))
 
 
 def _save(
@@ -156,7 +178,9 @@ def _save(
         write_report(model, adata, report, force, scores)
     n_spatial, n_factors = len(model.length_scales_), model.factors_.shape[1]
     say(quiet, f"model    {type(model).__name__}; {n_factors} factors, {n_spatial} of them spatial")
-    end = "converged" if model.converged_ else "stopped before it had converged: raise --max-iter"
+    stopped = "stopped by" in model.history["event"].iloc[-1]
+    go_on = "the same command with --resume --force goes on" if stopped else "raise --max-iter"
+    end = "converged" if model.converged_ else f"stopped before it had converged: {go_on}"
     bound = f"bound per spot {model.elbo_.per_observation:,.3f}"
     say(quiet, f"fit      {end}; {model.n_iter_} sweeps, {model.seconds_:.1f} s, {bound}")
     if scores is not None:
@@ -177,7 +201,8 @@ def _fit(
     likelihood: Likelihood = None, kernel: Kernel = None, inference: Inference = None, n_inducing: Inducing = None,
     n_starts: Starts = None, max_iter: Sweeps = None, report: Report = None, layer: LayerName = None,
     spatial_key: SpatialKey = "spatial", size_factors: SizeFactors = "constant", val_fraction: Held = 0.05,
-    blocks: Blocks = False, key_added: Key = "nsf", save_model: SaveModel = None, seed: Seed = 0,
+    blocks: Blocks = False, key_added: Key = "nsf", save_model: SaveModel = None, checkpoint: Checkpoint = "auto",
+    resume: Resume = False, max_minutes: Minutes = None, max_memory: Memory = None, seed: Seed = 0,
     force: Force = False, quiet: Quiet = False,
 ) -> None:
     """Fit a model to the counts of an h5ad file, score it on held-out spots, and write the results.
@@ -191,12 +216,14 @@ def _fit(
     estimator, params = arguments_of(model, n_factors, n_spatial, given, seed)
     val_fraction = val_fraction and check_fraction("--val-fraction", val_fraction)
     _check_outputs(output, report, force, save_model)
+    care = _care(estimator, checkpoint, resume, max_minutes, max_memory)
     from nsf_nb.data.anndata import KEYS, read_h5ad
 
     KEYS.named(key_added)
     adata = read_h5ad(data)
     how = {"layer": layer_of(adata, layer), "spatial_key": spatial_key, "size_factors": size_factors}
     how |= {"val_fraction": val_fraction, "blocks": "spatial" if blocks else None, "key_added": key_added}
+    how |= care
     _save(adata, *_run(adata, estimator, params, how), output, report, force, quiet, save_model)
 
 # %% ../nbs/7_experiments/73_cli.ipynb #ba696225

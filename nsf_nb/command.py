@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['Data', 'Model', 'Factors', 'Spatial', 'Output', 'Report', 'SaveModel', 'LayerName', 'SpatialKey', 'SizeFactors',
-           'Likelihood', 'Kernel', 'Inference', 'Inducing', 'Starts', 'Sweeps', 'Held', 'Blocks', 'Key', 'Force',
-           'Quiet', 'Seed', 'set_verbosity', 'say', 'import_tensorflow', 'layer_of']
+           'Likelihood', 'Kernel', 'Inference', 'Inducing', 'Starts', 'Sweeps', 'Held', 'Blocks', 'Key', 'Checkpoint',
+           'Resume', 'Minutes', 'Memory', 'Force', 'Quiet', 'Seed', 'set_verbosity', 'say', 'import_tensorflow',
+           'layer_of']
 
 # %% ../nbs/7_experiments/732_command.ipynb #53622dd1
 import importlib
@@ -60,6 +61,10 @@ Sweeps = Annotated[
 Held = Annotated[float, typer.Option(help="Share of the spots to hold out and score; 0 for none.")]
 Blocks = Annotated[bool, typer.Option("--blocks", help="Hold out spatial blocks, not single spots.")]
 Key = Annotated[str, typer.Option(help="Name of the fit in the results.")]
+Checkpoint = Annotated[str, typer.Option(help="Folder for what a killed fit needs to go on; none for none.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on where a killed or stopped fit has left off.")]
+Minutes = Annotated[float | None, typer.Option(help="End then, with the best model so far. [default: no limit]")]
+Memory = Annotated[str | None, typer.Option(help="Of the process, as 8GB; lowers -M if need be. [default: no limit]")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite existing files.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but warnings and errors.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random, at least 0.")]

@@ -39,7 +39,7 @@ class ConfigError(NsfError, ValueError):
 
 class DivergenceError(NsfError, RuntimeError):
     """A fit left the range of finite numbers; the message names the cause, the attributes what is known of it."""
-    iteration, last_finite, tried, diagnosis = None, None, (), None  # sweep, bound before, remedies, `check` of the data
+    iteration, last_finite, tried, diagnosis = None, None, (), None  # sweep, bound before, remedies, doctor's
 
 
 class NotFittedError(NsfError, ValueError, AttributeError):
