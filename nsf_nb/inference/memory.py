@@ -49,13 +49,28 @@ def _part(part: SpatialFactors | IndependentFactors) -> dict[str, Any]:
     return kept
 
 
+def _fitting(name: str, kept: Any, shape: tuple) -> np.ndarray:
+    """A copy of an array that was kept, if it has the shape that belongs here, and numbers; a ValueError otherwise."""
+    if not isinstance(kept, np.ndarray) or kept.shape != shape or kept.dtype.kind not in "fib":
+        found = getattr(kept, "shape", type(kept).__name__)
+        raise ValueError(f"{name}: {found} where an array {shape} belongs")
+    if not np.isfinite(kept).all():
+        raise ValueError(f"{name}: values that are not finite")
+    return kept.copy(order="K")
+
+# %% ../../nbs/4_inference/444_memory.ipynb #171243ba
 def _set_part(part: SpatialFactors | IndependentFactors, kept: dict[str, Any]) -> None:
     """Put a group of factors back; its kernel has the stretch already."""
     for name in _ARRAYS:
-        if name in kept:
-            setattr(part, name, _copied(kept[name]))
+        if hasattr(part, name):
+            own = getattr(part, name)
+            setattr(part, name, _fitting(name, kept[name], own.shape).astype(own.dtype, copy=False))
     if isinstance(part, SpatialFactors):
-        part.scale, part._groups = [tf.constant(one) for one in kept["scale"]], None
+        m = len(part.mean)
+        part.scale = [tf.constant(_fitting("scale", one, (m, m)), tf.float32) for one in kept["scale"]]
+        part._groups = None
+        if len(part.scale) != len(part.amplitudes) or min(part.length_scales.min(), part.amplitudes.min()) <= 0:
+            raise ValueError("kernels that do not belong to these factors")
         if part.projections.least_jitter != kept["jitter"]:
             part.projections.harden(kept["jitter"])
 
@@ -68,10 +83,12 @@ def _stretched(prior, stretch):
 
 def _new_part(group, kept, coords, projections, real):
     if not group.spatial:
-        part = (RealFactors if real else IndependentFactors)(group.prior, kept["log_factors"])
+        values = np.zeros((len(coords), group.n_factors))
+        part = (RealFactors if real else IndependentFactors)(group.prior, values)
     else:
-        prior = _stretched(group.prior, kept["stretch"])
-        part = SpatialFactors(prior, kept["points"], coords, group.n_factors, projections)
+        prior, points = _stretched(group.prior, kept["stretch"]), kept["points"]
+        points = _fitting("points", points, (len(points), coords.shape[1]))
+        part = SpatialFactors(prior, points, coords, group.n_factors, projections)
     _set_part(part, kept)
     return part
 
@@ -81,6 +98,22 @@ def _groups_from(model, kept, coords, projections, real=False):
     return Groups([_new_part(group, part, coords, projections, real) for group, part in own])
 
 # %% ../../nbs/4_inference/444_memory.ipynb #85c62dd4
+def _point(engine, kept):
+    """Factors before the last sweep."""
+    return [_fitting("a point", one, own.shape) for one, own in zip(kept, engine.factors.point(), strict=True)]
+
+
+def _own_mixing(engine, kept):
+    """A mixing that belongs to the data of an engine."""
+    n_features, n_factors = engine.term.data.n_features, engine.model.n_factors
+    shapes = (n_features, n_factors), (n_features,), (n_features,)
+    parts = [None if one is None else _fitting("mixing", one, s) for one, s in zip(kept, shapes, strict=True)]
+    have = [part is not None for part in parts]
+    if have != [part is not None for part in vars(engine.mixing).values()]:
+        raise ValueError(f"parts of a mixing: {have}")
+    return Mixing(*parts)
+
+
 def _mixing(mixing: Mixing | None) -> list | None:
     return None if mixing is None else _copied([mixing.loadings, mixing.intercept, mixing.dispersion])
 
@@ -110,12 +143,16 @@ def _set_rest(engine, kept):
     """All but the factors."""
     last = kept["last"]
     if isinstance(engine, CoordinateAscent):
-        engine.loadings, engine.dispersion = _copied(kept["loadings"]), _copied(kept["dispersion"])
+        engine.loadings = _fitting("loadings", kept["loadings"], engine.loadings.shape)
+        if engine.dispersion is not None:
+            engine.dispersion = _fitting("dispersion", kept["dispersion"], engine.dispersion.shape)
         engine.restart()
-        engine._last, engine._run = None if last is None else (_copied(last[0]), _copied(last[1])), kept["run"]
+        if last is not None:
+            last = _fitting("loadings", last[0], engine.loadings.shape), _point(engine, last[1])
+        engine._last, engine._run = last, int(kept["run"])
         return
-    engine.mixing, engine.run, engine.refreshes = Mixing(*_copied(kept["mixing"])), kept["run"], kept["refreshes"]
-    engine.last = None if last is None else (Mixing(*_copied(last[0])), _copied(last[1]))
+    engine.mixing, engine.run, engine.refreshes = _own_mixing(engine, kept["mixing"]), kept["run"], kept["refreshes"]
+    engine.last = None if last is None else (_own_mixing(engine, last[0]), _point(engine, last[1]))
     engine.value()
 
 
@@ -130,9 +167,11 @@ def put_back(engine: CoordinateAscent | RealAscent, kept: dict[str, Any]) -> Non
         From `memory_of`; it stays as it is.
     """
     for part, own in zip(engine.factors.parts, kept["parts"], strict=True):
-        if isinstance(part, SpatialFactors) and part.projections.kernel.stretch != own["stretch"]:
-            part.prior = _stretched(part.prior, own["stretch"])
-            part.projections = Projections(part.prior.kernel, part.projections.points, part.projections.coords)
+        if isinstance(part, SpatialFactors):
+            prior = _stretched(part.prior, own["stretch"])
+            if prior.kernel.stretch != part.projections.kernel.stretch:
+                part.prior = prior
+                part.projections = Projections(prior.kernel, part.projections.points, part.projections.coords)
         _set_part(part, own)
     _set_rest(engine, kept)
 
@@ -158,12 +197,13 @@ def engine_from(
     """
     if model.link.nonnegative and model.likelihood.counts:
         groups = _groups_from(model, kept["parts"], data.coords, projections)
-        engine = CoordinateAscent(model, data, groups, kept["loadings"], _copied(kept["dispersion"]))
+        loadings = np.ones((data.n_features, model.n_factors))
+        engine = CoordinateAscent(model, data, groups, loadings)
     else:
         exponential, real = getattr(model.link, "exponential", False), not model.link.nonnegative
         term = CountTerm(data, model.likelihood) if exponential else NormalTerm(data, model.link)
         groups = _groups_from(model, kept["parts"], data.coords, projections, real)
-        engine = RealAscent(model, term, groups, Mixing(*_copied(kept["mixing"])))
+        engine = RealAscent(model, term, groups, term.begin(model.n_factors))
     _set_rest(engine, kept)
     return engine
 
@@ -198,5 +238,6 @@ def put_learner_back(learner: KernelLearner | AxesLearner, kept: list[np.ndarray
         Of the same factors; from `memory_of_learner`.
     """
     own = _kernels(learner)
-    own.steps, own.last, own.settled = _copied(kept)
+    steps, last, settled = (_fitting("a learner", one, own.steps.shape[: one.ndim]) for one in kept)
+    own.steps, own.last, own.settled = steps.astype(int), last.astype(int), settled.astype(bool)
     own.tiles = tiles_of(own.factors)

@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -155,6 +156,28 @@ def _sweep(self, start: str, elbo: Elbo, event: str = "", engine: object = None,
         self.watch(engine, self.rows[-1])
 
 # %% ../../nbs/4_inference/441_records.ipynb #a5f7c790
+_NEEDED = {
+    "diary": ("rows", "seconds", "elapsed"), "race": ("engine", "bounds"), "final": ("engine", "bounds", "tried"),
+    "sampled": ("engine", "bounds", "tried"), "svi": ("engine", "bounds", "halvings"),
+}
+_KINDS = {
+    "engine": (dict, ()), "bounds": (list, float), "tried": (list, str), "halvings": (int, ()), "rows": (list, dict),
+    "seconds": (dict, ()), "elapsed": (float, ()), "shift": (float, ()), "learners": (list, list),
+}
+
+
+def _check_kept(name: str, kept: dict[str, Any]) -> None:
+    """A ValueError if a part of a checkpoint is not what such a part is."""
+    missing = [key for key in _NEEDED.get(name, ()) if key not in kept]
+    wrong = [
+        key for key, (kind, inside) in _KINDS.items() if kept.get(key) is not None and (
+            not isinstance(kept[key], kind) or (inside and not all(isinstance(one, inside) for one in kept[key]))
+        )
+    ]
+    if missing or wrong or any(kept.get(key) is None for key in _NEEDED.get(name, ())):
+        raise ValueError(f"the part {name!r} with {', '.join(missing + wrong)} missing or of another kind")
+
+
 def _keep(self, name: str, memory: Callable[[], Any] | None) -> None:
     """Make the result of `memory()` a part of every checkpoint; None: no longer."""
     if self.keeper is not None and memory is None:
@@ -162,10 +185,14 @@ def _keep(self, name: str, memory: Callable[[], Any] | None) -> None:
     elif self.keeper is not None:
         self.keeper.parts[name] = memory
 
-
+# %% ../../nbs/4_inference/441_records.ipynb #1c5eb8a7
 def _found(self, name: str) -> Any:
-    """What the part of this name has to go on from; None in a new run."""
-    return None if self.keeper is None else self.keeper.found.get(name)
+    """What the part of this name has to go on from; None in a new run. A DataError if it is of another kind."""
+    kept = None if self.keeper is None else self.keeper.found.get(name)
+    if kept is not None:
+        for part in kept.values() if name == "race" and isinstance(kept, dict) else [kept]:
+            self.restored(partial(_check_kept, name, part))
+    return kept
 
 
 def _restored(self, make: Callable[[], Any]) -> Any:

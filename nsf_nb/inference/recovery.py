@@ -118,7 +118,7 @@ def _run(self, step: Callable[[], tuple[Any, str]], sweep: int) -> tuple[Any, st
                 _remedy(self)
             elbo, event = step()
         except TROUBLE as error:
-            if len(self.tried) == len(REMEDIES):
+            if len(self.tried) >= len(REMEDIES):
                 raise diverged(error, sweep, self.last, self.tried) from error
             trouble, name = error, REMEDIES[len(self.tried)][0]
             self.tried.append(name)
