@@ -49,7 +49,7 @@ def bytes_of(value: int | float | str, name: str = "max_memory") -> float:
         raise ConfigError(explain(f"an amount of memory for {name}", repr(value), do))
     return amount
 
-
+# %% ../nbs/6_interface/696_budget.ipynb #222af803
 def memory_in_use() -> float:
     """What this process has now.
 

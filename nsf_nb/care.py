@@ -40,7 +40,7 @@ def _check_care(self):
     if self.max_memory is not None:
         bytes_of(self.max_memory)
 
-
+# %% ../nbs/6_interface/695_care.ipynb #3912283f
 @dataclass(frozen=True)
 class Care:
     """How a fit is guarded.

@@ -161,7 +161,7 @@ def _care(estimator: str, checkpoint: str, resume: bool, max_minutes: float | No
     folder = None if checkpoint == "none" else checkpoint
     return vars(Care(folder, resume, max_minutes=max_minutes, max_memory=max_memory))
 
-
+# %% ../nbs/7_experiments/73_cli.ipynb #277dc820
 def _save(
     adata: Any, model: Any, scores: Any, output: Path, report: Path | None, force: bool, quiet: bool,
     folder: Path | None = None,
@@ -223,7 +223,7 @@ def _fit(
     adata = read_h5ad(data)
     how = {"layer": layer_of(adata, layer), "spatial_key": spatial_key, "size_factors": size_factors}
     how |= {"val_fraction": val_fraction, "blocks": "spatial" if blocks else None, "key_added": key_added}
-    how |= care
+    how["care"] = care
     _save(adata, *_run(adata, estimator, params, how), output, report, force, quiet, save_model)
 
 # %% ../nbs/7_experiments/73_cli.ipynb #ba696225

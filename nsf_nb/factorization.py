@@ -71,10 +71,9 @@ def _fit(
     ----------
     adata
         N spots × J genes, in memory or backed; counts dense or sparse.
-    layer
-        Key of `adata.layers` with the counts; None (default) for `adata.X`.
-    spatial_key
-        Key of `adata.obsm` with N×D coordinates, D = 1, 2 or 3. Default "spatial".
+    layer, spatial_key
+        Keys of `adata.layers` with the counts, None (default) for `adata.X`, and of `adata.obsm` with N×D coordinates,
+        D = 1, 2 or 3. Default "spatial".
     size_factors
         "constant" (default), "mean", "scanpy" or a column of `adata.obs`.
     mask_var
@@ -83,13 +82,12 @@ def _fit(
         A fitted estimator of the same parts to the same data, of either engine, to go on from; None (default).
     checkpoint, checkpoint_seconds
         Folder for what a killed fit needs to go on; "auto" (default) for one in the cache, gone when the fit ends; None
-        for none. Seconds between two writings, at least, default 60; they never take more than 3 % of the time.
+        for none. Seconds between two writings, at least, default 60.
     resume
-        Go on where a killed or stopped fit of this model to these data has left off, if it has. Default False.
-    max_minutes
-        Ends the fit, as Ctrl-C does, with the best model so far, `converged_` False. Default None: no limit.
-    max_memory
-        Of the process, "8GB" or bytes: chooses inducing points ("auto" only) and blocks. Default None: no limit.
+        Go on where a killed or stopped fit of this model to these data left off. Default False.
+    max_minutes, max_memory
+        The former ends the fit, as Ctrl-C does, with the best model so far, `converged_` False; the latter, "8GB" or
+        bytes of the process, chooses blocks, and inducing points if "auto". Default None each: no limit.
 
     Returns
     -------

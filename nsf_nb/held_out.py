@@ -62,7 +62,7 @@ def _everywhere(model: Any, val: Any, held: np.ndarray) -> tuple[np.ndarray, np.
 def fit_held_out(
     adata: Any, model: Any, val_fraction: float = 0.05, *, blocks: str | None = None, seed: Any = 0,
     layer: str | None = None, spatial_key: str = KEYS.spatial, size_factors: Any = "constant", key_added: str = "nsf",
-    **care: Any,
+    care: dict[str, Any] | None = None,
 ) -> "pandas.DataFrame | None":
     """Fit a model to a part of the spots and write factors of all spots into the AnnData (@eq-held-out-factors).
 
@@ -76,12 +76,10 @@ def fit_held_out(
         Share of the spots to hold out, below 1; 0 for none. Default 0.05.
     blocks, seed
         As in `nsf_nb.pp.split`.
-    layer, spatial_key, size_factors
-        As in the model's `fit`.
+    layer, spatial_key, size_factors, care
+        As in the model's `fit`; its arguments about checkpoints and limits, by name, default None for none.
     key_added
         Name of the fit; default "nsf".
-    care
-        Of checkpoints and limits, as in the model's `fit`.
 
     Returns
     -------
@@ -95,7 +93,7 @@ def fit_held_out(
     where = {"layer": layer, "spatial_key": spatial_key, "size_factors": size_factors}
     train, val, held = _parts(adata, where, fraction, blocks, seed)
     logger.info("Fit of %d spots and %d genes; %d spots are held out.", train.n_obs, train.n_vars, held.sum())
-    factors, std = _everywhere(model.fit(train, **where, **care), val, held)
+    factors, std = _everywhere(model.fit(train, **where, **(care or {})), val, held)
     write_results(adata, keys.uns, factors, std, model.loadings_, facts_of(model))
     adata.obs[held_out_key(key_added)] = held
     return None if val is None else model.score_table(val)

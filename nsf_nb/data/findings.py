@@ -232,6 +232,20 @@ def _shared(n, places):
         yield Finding("note", "shared places", found, "nothing: spots may share a place")
 
 # %% ../../nbs/1_data/18_findings.ipynb #0bf0a6ed
+_UNITS = 0.01, 1e5
+
+
+def _extents(extents):
+    """Axes in different units, or in unusual ones."""
+    box = "a box of " + " × ".join(f"{side:.3g}" for side in extents)
+    if extents.min() > 0 and extents.max() > _RATIO * extents.min():
+        do = "check that all axes are coordinates in one unit; a model of one dimension may do for a narrow strip"
+        yield Finding("warning", "extents of the axes", box, do)
+    if extents.max() > 0 and not _UNITS[0] <= extents.max() <= _UNITS[1]:
+        do = "nothing: a fit scales them, and gives length scales in their unit"
+        yield Finding("note", "unit of the coordinates", box, do)
+
+# %% ../../nbs/1_data/18_findings.ipynb #8ed8b35d
 def look_at_places(coords: Float[np.ndarray, "N D"]) -> tuple[list[Finding], int]:
     """What a fit may suffer from in places.
 
@@ -243,15 +257,11 @@ def look_at_places(coords: Float[np.ndarray, "N D"]) -> tuple[list[Finding], int
     Returns
     -------
     list of Finding, int
-        Shared places, axes in different units, outlying spots; none is an error. The number of different places.
+        Shared places, axes in different or unusual units, outlying spots; none is an error. The number of places.
     """
     places, index = np.unique(coords, axis=0, return_inverse=True)
     found, outlying = list(_shared(len(coords), places)), _outlying(places)
-    extents = np.ptp(places[~outlying], axis=0)
-    if extents.min() > 0 and extents.max() > _RATIO * extents.min():
-        sides = " × ".join(f"{side:.3g}" for side in extents)
-        do = "check that all axes are coordinates in one unit; a model of one dimension may do for a narrow strip"
-        found.append(Finding("warning", "extents of the axes", f"a box of {sides}", do))
+    found += _extents(np.ptp(places[~outlying], axis=0))
     text = _some(outlying[index.ravel()], "spots far from all others", "at row")
     if text:
         do = "drop spots outside the tissue: the scale of the coordinates and the inducing points follow them"

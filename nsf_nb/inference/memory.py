@@ -65,6 +65,8 @@ def _set_part(part: SpatialFactors | IndependentFactors, kept: dict[str, Any]) -
         if hasattr(part, name):
             own = getattr(part, name)
             setattr(part, name, _fitting(name, kept[name], own.shape).astype(own.dtype, copy=False))
+    if part.variance.min() <= 0:
+        raise ValueError("variance: values that are not positive")
     if isinstance(part, SpatialFactors):
         m = len(part.mean)
         part.scale = [tf.constant(_fitting("scale", one, (m, m)), tf.float32) for one in kept["scale"]]
