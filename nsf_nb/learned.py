@@ -19,6 +19,7 @@ from .reading.interpret import length_scale_table
 
 # %% ../nbs/6_interface/691_learned.ipynb #1a9116f1
 HISTORY = ("start", "sweep", "elbo", "seconds", "event")
+_DETAILS = ("data", "rate", "constant", "kl", "jitter")
 
 
 def set_tables(
@@ -43,7 +44,8 @@ def set_tables(
     names = [f"F{i + 1}" for i in range(loadings.shape[1])]
     target.loadings_ = pd.DataFrame(loadings, index=genes, columns=names)
     target.factors_, target.factor_std_ = (pd.DataFrame(values, index=spots, columns=names) for values in moments)
-    target.history = pd.DataFrame(history, columns=list(HISTORY))
+    columns = [*HISTORY, *(name for name in _DETAILS if history and name in history[0])]
+    target.history = pd.DataFrame(history, columns=columns)
 
 # %% ../nbs/6_interface/691_learned.ipynb #f28de30a
 def set_kernels(target: Any, spatial: Any, scaling: CoordinateScaling, dispersion: np.ndarray | None) -> None:

@@ -24,7 +24,12 @@ from .site_moves import renew, sites
 TROUBLE = (DivergenceError, np.linalg.LinAlgError, tf.errors.InvalidArgumentError)
 
 
-def diverged(cause: Exception, sweep: int | None, last: float | None, tried: Sequence[str]) -> DivergenceError:
+_DO = "look at the findings of nsf_nb.check for extreme counts, size factors or coordinates"
+
+
+def diverged(
+    cause: Exception, sweep: int | None, last: float | None, tried: Sequence[str], do: str = _DO
+) -> DivergenceError:
     """The error at the end of all remedies.
 
     Parameters
@@ -37,6 +42,8 @@ def diverged(cause: Exception, sweep: int | None, last: float | None, tried: Seq
         The bound before, nats; None if there is none.
     tried
         Remedies.
+    do
+        The way out. Default: the doctor.
 
     Returns
     -------
@@ -47,7 +54,6 @@ def diverged(cause: Exception, sweep: int | None, last: float | None, tried: Seq
     where = "before the first sweep" if sweep is None else f"in sweep {sweep}"
     before = "no finite bound before" if last is None else f"the last finite bound was {last:,.1f}"
     found = f"trouble {where} ({words}); {before}; tried: {', '.join(tried) or 'nothing'}"
-    do = "look at the findings of nsf_nb.check for extreme counts, size factors or coordinates"
     error = DivergenceError(explain("a fit within the range of finite numbers", found, do))
     error.iteration, error.last_finite, error.tried = sweep, last, tuple(tried)
     return error

@@ -124,8 +124,8 @@ def _check_climb(engine, bounds, epoch):
     """A DivergenceError if the climb has come to a bad end."""
     if not np.isfinite(bounds[-1]):
         raise DivergenceError(f"a bound of {bounds[-1]}: {_cause(engine)}")
-    if len(bounds) >= 2 * _LOOK_EVERY:
-        first, now = np.mean(bounds[:_LOOK_EVERY]), np.mean(bounds[-_LOOK_EVERY:])
+    if len(bounds) % _LOOK_EVERY == 0:
+        first, now = bounds[0], np.mean(bounds[-_LOOK_EVERY:])
         if now < first - 0.5 * abs(first):
             raise DivergenceError(f"the bound falls, from {first:,.0f} to {now:,.0f}")
 
@@ -141,13 +141,16 @@ class _Looks:
         """Remember the present state."""
         self.kept, self.bounds = self.engine.memory(), list(bounds)
 
-    def back(self, error, epoch):
+    def back(self, error, bounds):
         """Go back and halve the rates; the bounds until there, or a DivergenceError."""
         if self.halvings == _HALVINGS:
             tried = [f"rates divided by {2 ** (i + 1)}" for i in range(_HALVINGS)]
-            raise diverged(error, epoch, self.bounds[-1] if self.bounds else None, tried) from error
+            do = f"lower the rate of {self.engine.how.rate}, or begin elsewhere"
+            last = next((bound for bound in [*self.bounds[::-1], *bounds] if np.isfinite(bound)), None)
+            raise diverged(error, len(bounds), last, tried, do) from error
         self.halvings += 1
-        logger.warning("epoch %d: %s; back to epoch %d at half the rates", epoch, error, len(self.bounds))
+        told = len(bounds), error, len(self.bounds)
+        logger.warning("epoch %d: %s; back to epoch %d at half the rates", *told)
         self.engine.put_back(self.kept)
         for adam in (self.engine.adam, self.engine.kernel_adam):
             self.engine.set_rates(adam, [rate / 2 for rate in adam.rates])
@@ -198,7 +201,7 @@ def climb(engine: StochasticAscent, how: SviSettings, diary: Diary) -> bool:
         try:
             event = _epoch(engine, how, diary, bounds)
         except TROUBLE as error:
-            bounds[:], note = looks.back(error, len(bounds)), "half the rates"
+            bounds[:], note = looks.back(error, bounds), "half the rates"
             continue
         event, note = ", ".join(filter(None, (note, event))), ""
         diary.sweep("svi", Elbo(bounds[-1], 0.0, 0.0, 0.0, n), event, engine, engine.jitter)
