@@ -178,8 +178,8 @@ def _save(
         write_report(model, adata, report, force, scores)
     n_spatial, n_factors = len(model.length_scales_), model.factors_.shape[1]
     say(quiet, f"model    {type(model).__name__}; {n_factors} factors, {n_spatial} of them spatial")
-    stopped = "stopped by" in model.history["event"].iloc[-1]
-    go_on = "the same command with --resume --force goes on" if stopped else "raise --max-iter"
+    last = model.history["event"].to_list()[-1:] or ["stopped by"]  # before the first sweep
+    go_on = "the same command with --resume --force goes on" if "stopped by" in last[0] else "raise --max-iter"
     end = "converged" if model.converged_ else f"stopped before it had converged: {go_on}"
     bound = f"bound per spot {model.elbo_.per_observation:,.3f}"
     say(quiet, f"fit      {end}; {model.n_iter_} sweeps, {model.seconds_:.1f} s, {bound}")

@@ -44,8 +44,9 @@ def set_tables(
     names = [f"F{i + 1}" for i in range(loadings.shape[1])]
     target.loadings_ = pd.DataFrame(loadings, index=genes, columns=names)
     target.factors_, target.factor_std_ = (pd.DataFrame(values, index=spots, columns=names) for values in moments)
-    columns = [*HISTORY, *(name for name in _DETAILS if history and name in history[0])]
-    target.history = pd.DataFrame(history, columns=columns)
+    details = [name for name in _DETAILS if history and name in history[0]]
+    kinds = {"sweep": "int64", "elbo": float, "seconds": float} | dict.fromkeys(details, float)
+    target.history = pd.DataFrame(history, columns=[*HISTORY, *details]).astype(kinds)
 
 # %% ../nbs/6_interface/691_learned.ipynb #f28de30a
 def set_kernels(target: Any, spatial: Any, scaling: CoordinateScaling, dispersion: np.ndarray | None) -> None:

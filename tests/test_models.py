@@ -177,7 +177,7 @@ def test_values_without_meaning_are_refused(mixed, name, case, monkeypatch):
     import nsf_nb
     from nsf_nb import factorization
 
-    monkeypatch.setattr(factorization, "run", lambda *_: pytest.fail("the fit has begun"))
+    monkeypatch.setattr(factorization, "run_with_care", lambda *_: pytest.fail("the fit has begun"))
     sizes, params, parts = WRONG[case]
     with pytest.raises(nsf_nb.ConfigError) as caught:
         getattr(nsf_nb, name)(*sizes, **params).fit(mixed[0], layer="counts")

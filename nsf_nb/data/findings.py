@@ -269,7 +269,7 @@ def look_at_places(coords: Float[np.ndarray, "N D"]) -> tuple[list[Finding], int
     return found, len(places)
 
 # %% ../../nbs/1_data/18_findings.ipynb #e2ba7ccf
-_RANGE, _DEPTH = 1000.0, 30.0
+_RANGE, _DEPTH = 1e5, 30.0
 
 
 def look_at_size_factors(size_factors: Float[np.ndarray, "N"], sums: Sums) -> list[Finding]:

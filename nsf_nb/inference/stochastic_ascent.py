@@ -158,7 +158,7 @@ def _move_kernels(self):
 # %% ../../nbs/4_inference/422_stochastic_ascent.ipynb #cfdfb458
 def _memory(self) -> dict:
     """The state of the engine, a tree of copies."""
-    copied = lambda variables: [np.array(one) for one in variables]  # noqa: E731
+    copied = lambda variables: [one.numpy().copy() for one in variables]  # noqa: E731
     adams = [
         [copied(one.variables), *(copied(slot) for slot in one.slots), float(one.count), list(one.rates)]
         for one in (self.adam, self.kernel_adam)
