@@ -161,7 +161,7 @@ def _check_places(array: np.ndarray, slot: str, spread: bool) -> None:
         raise DataError(explain(f"finite coordinates for each spot in {slot}", found, "drop those spots"))
     if spread and len(array) < 2:
         raise DataError(explain(f"at least 2 spots in {slot}", f"{len(array)}", "check the filters applied before"))
-    flat = spread and np.ptp(array, axis=0) <= 8 * np.finfo(float).eps * np.abs(array).max(axis=0)
+    flat = spread and (size := np.ptp(array, axis=0)) <= 2e-15 * np.abs(array).max(axis=0).clip(size.max())
     if np.any(flat):
         found = f"{array[0, np.argmax(flat)]:g} for all spots on axis {np.argmax(flat)}"
         do = "check them: all spots are at one place" if np.all(flat) else "drop that column"

@@ -74,6 +74,19 @@ def shrink(
     return Start(name, topics * np.exp(centre), logs - centre)
 
 # %% ../../nbs/4_inference/40_initialise.ipynb #a6e27469
+def _nmf(rates, n_factors, init, seed, max_iter):
+    """Mixture and topics of a factorisation that starts in one way."""
+    from sklearn.decomposition import NMF
+    from sklearn.exceptions import ConvergenceWarning
+
+    nmf = NMF(
+        n_factors, init=init, solver="mu", beta_loss="kullback-leibler", max_iter=max_iter, tol=1e-4, random_state=seed
+    )
+    with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):  # an exact first guess, or none
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a start need not converge
+        return nmf.fit_transform(rates), nmf.components_.T
+
+# %% ../../nbs/4_inference/40_initialise.ipynb #670e0551
 def starts(
     data: SpatialCounts, n_factors: int, n_starts: int, rng: np.random.Generator, max_iter: int = 30
 ) -> "Iterator[Start]":  # noqa: F821
@@ -91,11 +104,9 @@ def starts(
     Yields
     ------
     Start
-        First "nndsvda" (if L is not larger than N and J), then random ones.
+        First "nndsvda" (if L is not larger than N and J, and it exists), then random ones.
     """
     from scipy.sparse import diags
-    from sklearn.decomposition import NMF
-    from sklearn.exceptions import ConvergenceWarning
 
     rates = diags(1 / data.size_factors).dot(data.counts).astype(np.float32).tocsr()
     rates = rates.toarray() if rates.nnz > 0.1 * np.prod(rates.shape) and rates.shape[0] <= 4096 else rates
@@ -103,11 +114,7 @@ def starts(
     seeds = rng.integers(2**31 - 1, size=n_starts)
     for k in range(n_starts):
         first = k == 0 and n_factors <= min(data.n_obs, data.n_features)
-        nmf = NMF(
-            n_factors, init="nndsvda" if first else "random", solver="mu", beta_loss="kullback-leibler",
-            max_iter=max_iter, tol=1e-4, random_state=int(seeds[k]),
-        )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # a start need not converge
-            mixture = nmf.fit_transform(rates)
-        yield shrink(mixture, nmf.components_.T, share, "nndsvda" if first else f"random {k}")
+        found = _nmf(rates, n_factors, "nndsvda" if first else "random", int(seeds[k]), max_iter)
+        if first and not all(np.isfinite(part).all() for part in found):
+            first, found = False, _nmf(rates, n_factors, "random", int(seeds[k]), max_iter)
+        yield shrink(*found, share, "nndsvda" if first else f"random {k}")

@@ -119,6 +119,20 @@ def _learn_axes(engine, part, at):
     return 0
 
 # %% ../../nbs/4_inference/474_real_valued.ipynb #cf990ab8
+def _singular(x, mean, n_factors):
+    """Left singular vectors and values of centred values, the largest first; at most L, or as many as there are."""
+    from scipy.sparse.linalg import LinearOperator, svds
+
+    if n_factors >= min(x.shape):  # the matrix is no larger than the factors
+        return np.linalg.svd(x.toarray() - mean, full_matrices=False)[:2]
+    centred = LinearOperator(
+        x.shape, matvec=lambda a: x @ a.ravel() - mean @ a.ravel(), dtype=np.float64,
+        rmatvec=lambda a: x.T @ a.ravel() - mean * a.sum(),
+    )
+    u, size, _ = svds(centred, k=n_factors, v0=np.cos(np.arange(min(x.shape))), random_state=0)
+    return u[:, ::-1], size[::-1]
+
+# %% ../../nbs/4_inference/474_real_valued.ipynb #7e0a8936
 def principal_factors(data: SpatialCounts, n_factors: int, log1p: bool) -> Float[np.ndarray, "N L"]:
     """Left singular vectors of normalised values, with unit variance.
 
@@ -134,21 +148,18 @@ def principal_factors(data: SpatialCounts, n_factors: int, log1p: bool) -> Float
     np.ndarray
         N×L; columns beyond the rank of the data are zero.
     """
-    from scipy.sparse.linalg import LinearOperator, svds
-
     x = sp.diags(1 / data.size_factors).dot(data.counts).astype(np.float64).tocsr()
     x = x.log1p() if log1p else x
     mean = np.asarray(x.mean(axis=0)).ravel()
     spread = np.asarray(x.multiply(x).mean(axis=0)).ravel() - mean**2
     x, mean = x @ sp.diags(scale := 1 / np.sqrt(np.where(spread > 1e-12, spread, np.inf))), mean * scale
-    n, rank = data.n_obs, min(n_factors, min(x.shape) - 1)
-    centred = LinearOperator(
-        x.shape, matvec=lambda a: x @ a.ravel() - mean @ a.ravel(), dtype=np.float64,
-        rmatvec=lambda a: x.T @ a.ravel() - mean * a.sum(),
-    )
-    u, size, _ = svds(centred, k=rank, v0=np.cos(np.arange(min(x.shape))), random_state=0)
-    found = np.zeros((n, n_factors))
-    found[:, :rank] = u[:, ::-1] * np.sign(u[np.abs(u).argmax(axis=0), range(rank)])[::-1] * np.sqrt(n)
+    found = np.zeros((data.n_obs, n_factors))
+    if not scale.any():  # every gene is the same everywhere
+        return found
+    u, size = _singular(x, mean, n_factors)
+    u = u[:, size > 1e-9 * size[0]]
+    rank = u.shape[1]
+    found[:, :rank] = u * np.sign(u[np.abs(u).argmax(axis=0), range(rank)]) * np.sqrt(data.n_obs)
     return found
 
 # %% ../../nbs/4_inference/474_real_valued.ipynb #9726b0eb
