@@ -70,7 +70,7 @@ def memory_in_use() -> float:
 
 # %% ../nbs/6_interface/696_budget.ipynb #6a1a0979
 _CHEAP = ((4096, False), (4096, True), (1024, True), (256, True))
-_FEWEST, _RATIO = 50, 0.85
+_FEWEST, _RATIO, _MARGIN = 50, 0.85, 1.25  # an allocator keeps more than the arrays have
 
 
 def _numbers(most):
@@ -90,7 +90,7 @@ def _choices(model, how, data, n_places):
             n = how.n_inducing if m == work.n_inducing else m
             own = replace(how, n_inducing=n, **({"thrifty": thrifty} if isinstance(how, FitSettings) else {}))
             cut = replace(data, block_rows=min(rows, data.block_rows))
-            yield own, cut, sum(memory_of(work_of(model, own, cut, n_places)).values())
+            yield own, cut, _MARGIN * sum(memory_of(work_of(model, own, cut, n_places)).values())
 
 
 def _size(amount):

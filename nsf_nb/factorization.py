@@ -74,17 +74,15 @@ def _fit(
     layer, spatial_key
         Keys of `adata.layers` with the counts, None (default) for `adata.X`, and of `adata.obsm` with N×D coordinates,
         D = 1, 2 or 3. Default "spatial".
-    size_factors
-        "constant" (default), "mean", "scanpy" or a column of `adata.obs`.
-    mask_var
-        Genes to fit: J truth values or the name of such a column of `adata.var`; None (default) for all.
+    size_factors, mask_var
+        "constant" (default), "mean", "scanpy" or a column of `adata.obs`; genes to fit, J truth values or the name of
+        such a column of `adata.var`, None (default) for all.
     begin
         A fitted estimator of the same parts to the same data, of either engine, to go on from; None (default).
-    checkpoint, checkpoint_seconds
+    checkpoint, checkpoint_seconds, resume
         Folder for what a killed fit needs to go on; "auto" (default) for one in the cache, gone when the fit ends; None
-        for none. Seconds between two writings, at least, default 60.
-    resume
-        Go on where a killed or stopped fit of this model to these data left off. Default False.
+        for none. Seconds between two writings, at least, default 60. Whether to go on where a killed or stopped fit of
+        this model to these data left off, default False.
     max_minutes, max_memory
         The former ends the fit, as Ctrl-C does, with the best model so far, `converged_` False; the latter, "8GB" or
         bytes of the process, chooses blocks, and inducing points if "auto". Default None each: no limit.
@@ -92,8 +90,7 @@ def _fit(
     Returns
     -------
     Factorization
-        Itself. A ConfigError, DataError or ShapeError comes before any work; a DivergenceError ends a fit and says what
-        the doctor (`nsf_nb.check`) finds in the data.
+        Itself. Other errors come before any work; a DivergenceError ends a fit and says what `nsf_nb.check` finds.
     """
     care = Care(checkpoint, resume, checkpoint_seconds, max_minutes, max_memory)
     model, how = self.plan()

@@ -86,13 +86,14 @@ def test_a_second_ctrl_c_interrupts(adata, monkeypatch):
 
 
 @pytest.mark.parametrize("inference", ["cavi", "svi"])
-def test_max_minutes_ends_a_fit_in_time(adata, inference):
+def test_max_minutes_ends_a_fit_in_time(inference):
+    large = simulate("ggblocks", n_features=400, seed=3)
+    model = nsf.NSF(8, n_inducing=1000, inference=inference, tol=1e-12, max_iter=100_000)
     began = time.perf_counter()
-    model = nsf.NSF(3, **QUICK, inference=inference, tol=1e-12, max_iter=100_000)
-    model.fit(adata, layer="counts", checkpoint=None, max_minutes=6 / 60)
-    assert time.perf_counter() - began < 30  # compilation is in it
+    model.fit(large, layer="counts", checkpoint=None, max_minutes=3 / 60)
+    assert time.perf_counter() - began < 40  # compilation is in it
     assert not model.converged_ and np.isfinite(model.factors_.to_numpy()).all()
-    assert "limit of 0.1 minutes" in model.history["event"].iloc[-1]
+    assert "limit of 0.05 minutes" in model.history["event"].iloc[-1]
 
 
 def test_a_stopped_model_goes_on_from_itself_without_a_checkpoint(adata, monkeypatch):

@@ -1,5 +1,6 @@
 """The command `nsf`: light help, a fit in a process of its own, one line and exit code 2 for what is not usable."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -375,7 +376,8 @@ def test_interrupted(library, tmp_path):
     assert process.poll() is None
     while process.poll() is None:  # the first one asks the fit to end, another one interrupts
         process.send_signal(signal.SIGINT)
-        time.sleep(0.2)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=2)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert errors.rstrip().splitlines()[-1] == "nsf: interrupted." and "Traceback" not in errors

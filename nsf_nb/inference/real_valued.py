@@ -327,12 +327,8 @@ def fit_real(
 
     Parameters
     ----------
-    model
-        The parts.
-    data
-        Counts with scaled coordinates.
-    scaling
-        How they were scaled.
+    model, data, scaling
+        The parts; counts with scaled coordinates; how they were scaled.
     how
         Settings. The number of starts is not used: real-valued fits have one.
     diary

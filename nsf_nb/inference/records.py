@@ -202,9 +202,9 @@ def _restored(self, make: Callable[[], Any]) -> Any:
 
 
 def _rest(self) -> bool:
-    """Write a checkpoint if one is due; whether the run is to stop here."""
-    if self.stopped:
-        return True
+    """Write a checkpoint if one is due; whether the run is to stop here. It is not before the first sweep."""
+    if self.stopped or not self.rows:
+        return bool(self.stopped)
     asked = self.stop is not None and self.stop.asked()
     if self.keeper is not None and (asked or self.keeper.due()):
         self.keeper.write()

@@ -233,7 +233,7 @@ _ENTRIES = 2**23  # of a dense block
 def _totals(model, data, mean, sd, emission, n_samples, seed):
     """Log-likelihood of all data at each draw."""
     totals = np.zeros(n_samples)
-    n_rows = max(1, _ENTRIES // data.n_features)
+    n_rows = max(1, min(_ENTRIES // data.n_features, data.block_rows))
     for start in range(0, data.n_obs, n_rows):
         rows = slice(start, start + n_rows)
         values, s = block_of(model, data, rows)
