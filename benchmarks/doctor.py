@@ -23,6 +23,8 @@ from engine import peak_megabytes, table
 
 # Simulated tissues: pattern and size, then the estimator and its arguments.
 CASES = {
+    "short": ({"pattern": "quilt", "n_side": 48}, "NSF",
+              {"n_factors": 8, "n_inducing": 800, "n_starts": 1, "max_iter": 15}),
     "quilt": ({"pattern": "quilt", "seed": 1}, "NSF", {"n_factors": 4}),
     "visium": ({"pattern": "quilt", "n_side": 48, "n_features": 500}, "NSF", {"n_factors": 10, "n_inducing": 1000}),
     "slide": ({"pattern": "quilt", "n_side": 96, "n_features": 500}, "NSF", {"n_factors": 10, "n_inducing": 1000}),

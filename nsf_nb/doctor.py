@@ -220,9 +220,9 @@ def check(
         from nsf_nb.estimators import NSF
 
         model = NSF()
-    if not hasattr(model, "plan"):
-        do = "pass for example nsf.NSF(n_factors=10)"
-        raise ConfigError(explain("an estimator for model", f"{type(model).__name__}", do))
+    if isinstance(model, type) or not hasattr(model, "plan"):
+        kind = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
+        raise ConfigError(explain("an estimator for model", kind, "pass for example nsf.NSF(n_factors=10)"))
     findings: list[Finding] = []
     with _hushed():
         plan = _attempt(findings, "model", model.plan)

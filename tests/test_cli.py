@@ -179,6 +179,11 @@ REFUSED = {
     "predict by a folder": ("predict mine places.csv -o out.h5ad", "'model.json' in 'mine'", "a folder without it"),
     "predict into a file": ("predict mine places.csv -o text.h5ad", "'text.h5ad'", "--force"),
     "predict interval": ("predict mine places.csv -o out.h5ad --interval 90", "--interval", "found 90"),
+    "check missing": ("check absent.h5ad", "'absent.h5ad'", "Check the path"),
+    "check text": ("check text.h5ad", "'text.h5ad'", "another format"),
+    "check kernel": ("check good.h5ad --kernel matern23", "--kernel", "'matern32'"),
+    "check T": ("check good.h5ad --model nsfh -L 3 -T 3", "from 1 to 2", "found 3"),
+    "check output": ("check good.h5ad -o out.h5ad", "-o", "--help"),
     "option": (f"{FIT} --factor 3", "--factor", "--help"),
     "command": ("fti good.h5ad", "'fti'", "--help"),
     "simulate pattern": ("simulate quild -o new.h5ad", "'quild'", "did you mean 'quilt'"),
@@ -351,6 +356,29 @@ def test_results_without_facts_about_genes_are_those_of_nsf(library, tmp_path):
         score_results(adata)
 
 
+def test_check_says_what_a_fit_would(here):
+    before = contents(here)
+
+    def check(line):
+        done = CliRunner().invoke(app, ["check", *line.split()], prog_name="nsf")
+        assert done.stderr == "" and isinstance(done.exception, SystemExit | None), (done.output, done.exception)
+        return done.exit_code, done.stdout
+
+    code, text = check("good.h5ad -L 3")
+    assert code == 0 and text.startswith("Diagnosis: ") and "error" not in text and "memory" in text
+    code, text = check("good.h5ad -L 3 --model nsfh -T 2 --likelihood nb -M 30 --json")
+    found = json.loads(text)
+    assert code == 0 and found["worst"] == "note" and found["seconds"]["sweeps"] > 0
+    for name in BAD_DATA:
+        fit = f"fit {name}.h5ad -L 3 -o out.h5ad --size-factors scanpy"
+        refusal = CliRunner().invoke(app, fit.split(), prog_name="nsf").stderr
+        code, text = check(f"{name}.h5ad -L 3 --size-factors scanpy --json")
+        errors = [one for one in json.loads(text)["findings"] if one["severity"] == "error"]
+        assert code == 2 and [f"nsf: {one['found']} {one['do']}\n" for one in errors] == [refusal], name
+    assert check("good.h5ad -L 3 --model mefisto -M 50")[0] == 2
+    assert contents(here) == before
+
+
 def test_demo(tmp_path):
     done = run_nsf("demo", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -387,6 +415,6 @@ def test_interrupted(library, tmp_path):
 def test_version_and_help():
     done = CliRunner().invoke(app, ["--version"], prog_name="nsf")
     assert done.exit_code == 0 and done.output == f"nsf {__version__}\n"
-    for command in ("demo", "fit", "score", "simulate"):
+    for command in ("demo", "fit", "score", "simulate", "check", "predict"):
         done = CliRunner().invoke(app, [command, "--help"], prog_name="nsf")
         assert done.exit_code == 0 and f"Usage: nsf {command}" in done.output

@@ -51,7 +51,7 @@ def estimator(name, case, **how):
 
 def finite(model, adata):
     """Whether all that a fit says is a number."""
-    amounts = hasattr(model, "result_") and model.result_.model.link.nonnegative
+    amounts = type(model).__name__ in ("NSF", "PNMF", "NSFH")
     said = model.predict(adata, interval=0.9 if amounts else None)
     tables = model.loadings_, model.factors_, model.factor_std_, model.length_scales_, model.amplitudes_, said.X
     tables += *said.layers.values(), said.obsm["X_nsf"], said.obsm["X_nsf_std"], model.elbo_.total
