@@ -178,17 +178,19 @@ def test_the_history_has_the_parts_of_the_bound(whole):
 
 
 MEMORY = """
-import sys, resource, numpy as np, scipy.sparse as sp, anndata, nsf_nb as nsf
+import sys, numpy as np, scipy.sparse as sp, anndata, nsf_nb as nsf
 rng = np.random.default_rng(0)
 x = sp.random(6000, 3000, 0.03, "csr", np.float32, rng, lambda size: rng.integers(1, 5, size).astype(np.float32))
 adata = anndata.AnnData(x, obsm={"spatial": rng.uniform(size=(6000, 2))})
 limit = sys.argv[1] if len(sys.argv) > 1 else None
 model = nsf.NSF(6, n_starts=1, max_iter=35).fit(adata, checkpoint=None, max_memory=limit)
 m = model.state_.spatial.inducing_points.shape[0]
-print(m, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+lines = dict(line.split(":", 1) for line in open("/proc/self/status"))
+print(m, int(lines["VmHWM"].split()[0]) * 1024)  # the peak that getrusage knows is inherited
 """
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="this system does not say what a process had")
 def test_max_memory_is_kept():
     def peak(*limit):
         done = subprocess.run(
