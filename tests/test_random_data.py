@@ -96,5 +96,26 @@ def test_fit_predict_save_load(choose):
     next(NUMBER)
 
 
+FOUND = {  # what has gone wrong before: counts, places, model
+    "one gene, signs": ([[1], [2]], [[0, 1], [1, 0]], lambda: nsf.FA(1)),
+    "one gene": ([[1], [1]], [[0, 1], [1, 0]], lambda: nsf.PNMF(1)),
+    "the same everywhere": ([[2, 2, 2]] * 4, [[0], [1], [2], [3]], lambda: nsf.RSF(2)),
+    "a single count": ([[0, 1, 0]] + [[0, 0, 0]] * 3, [[3, 0], [3, 1], [3, 2], [0, 3]], lambda: nsf.NSF(3)),
+    "a zero with a large slope": (
+        [[11, 187158, 31, 31, 899], [31] * 5, [31] * 5, [42, 27, 31, 25, 854], [3, 11, 31, 31, 15],
+         [31, 31, 1072, 24, 31], [31, 31, 0, 2319, 11445], [31, 31, 1, 16, 31]],
+        [[-1], [0], [0], [2], [1], [-1], [425855], [1]], lambda: nsf.NSF(3, n_starts=1, n_inducing=8, max_iter=4),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_what_was_found(name):
+    counts, places, model = FOUND[name]
+    adata = anndata.AnnData(np.array(counts, dtype=float), obsm={"spatial": np.array(places, dtype=float)})
+    fitted = model().fit(adata)
+    assert all(np.isfinite(table).all() for table in numbers(fitted, fitted.predict(adata)))
+
+
 def test_all_of_them_were_fitted():
     assert next(NUMBER) >= N_EXAMPLES

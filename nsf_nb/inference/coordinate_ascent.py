@@ -126,6 +126,7 @@ def _elbo(self) -> Elbo:
 def _price(self):
     """What each loading is worth, Eq. @eq-price."""
     curvature = sum(_curvature(counts, m, self.loadings).numpy() for counts, m, *_ in _blocks(self))
+    curvature = np.minimum(curvature, np.finfo(np.float32).max)  # infinite where a loading is zero, and zero it stays
     return self.loadings * (self.loading_ratio - self.factor_totals) + 0.5 * self.loadings**2 * curvature
 
 # %% ../../nbs/4_inference/412_coordinate_ascent.ipynb #fef41fd6
