@@ -170,11 +170,11 @@ def _check_kept(name: str, kept: dict[str, Any]) -> None:
     """A ValueError if a part of a checkpoint is not what such a part is."""
     missing = [key for key in _NEEDED.get(name, ()) if key not in kept]
     wrong = [
-        key for key, (kind, inside) in _KINDS.items() if kept.get(key) is not None and (
+        key for key, (kind, inside) in _KINDS.items() if key in kept and (key, kept[key]) != ("shift", None) and (
             not isinstance(kept[key], kind) or (inside and not all(isinstance(one, inside) for one in kept[key]))
         )
     ]
-    if missing or wrong or any(kept.get(key) is None for key in _NEEDED.get(name, ())):
+    if missing or wrong:
         raise ValueError(f"the part {name!r} with {', '.join(missing + wrong)} missing or of another kind")
 
 
