@@ -108,8 +108,5 @@ class Diagnosis:
         return self.findings[0].severity if self.findings else "none"
 
     def _repr_html_(self) -> str:
-        import pandas as pd
-
-        with pd.option_context("display.max_colwidth", None):
-            table = self.table().to_html(index=False, justify="left", border=0)
+        table = self.table().to_html(index=False, justify="left", border=0)
         return f"<p>{self.summary}</p>" + (table if self.findings else "")
