@@ -145,8 +145,9 @@ _SHARE = 0.03
 
 def _due(self) -> bool:
     """Whether it is time, @eq-checkpoint-interval."""
-    wait = max(self.every, self.cost / _SHARE)
-    return self.open and time.perf_counter() - self._last > wait
+    now = time.perf_counter()
+    affordable = self.spent + 2 * self.cost <= _SHARE * (now - self._opened)
+    return self.open and now - self._last > self.every and affordable
 
 
 def _write(self, finished: bool = False) -> None:
@@ -260,6 +261,7 @@ def _begin(self, resume: bool) -> bool:
         self._held.release()
         raise
     self.open, self._last = True, time.perf_counter()
+    self._opened = self._last
     if facts is not None and resume:
         self.found = facts["memory"]
     return bool(self.found)
@@ -314,6 +316,6 @@ class Keeper:
         self.parts: dict[str, Callable[[], Any]] = {}
         self.found: dict[str, Any] = {}
         self.open, self.cost, self.spent, self.written, self.failures = False, 0.0, 0.0, 0, 0
-        self._last, self._held = 0.0, None
+        self._last, self._opened, self._held = 0.0, 0.0, None
 
     due, write, begin, close, differences = _due, _write, _begin, _close, _differences
