@@ -102,8 +102,12 @@ def test_its_part_of_a_fit_is_small():
     ({"n_inducing": 100}, 0.2, 0.9), ({"n_factors": 2}, 0.1, 0.95), ({"n_starts": 1}, 0.5, 1.0),
     ({"inference": "svi"}, 1.0, 1e3), ({"max_iter": 20}, 0.1, 0.95),
 ])
-def test_predictions_follow_the_settings(change, few, many):
-    """Time of a fit in relation to that of ten factors on a thousand inducing points."""
+def test_predictions_follow_the_settings(change, few, many, monkeypatch):
+    """Time of a fit in relation to that of ten factors on a thousand inducing points, on a machine of a round speed."""
+    from nsf_nb.inference import costs
+    from nsf_nb.inference.machine import Speed
+
+    monkeypatch.setattr(costs, "measured_speed", lambda: Speed(1e11, 1e9))
     adata = nsf.simulate("quilt", n_side=48, n_features=100, seed=1)
     plain = {"n_factors": 10, "n_inducing": 1000}
     one = nsf.check(adata, nsf.NSF(**plain), layer="counts").costs

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 # %% ../../nbs/4_inference/490_machine.ipynb #b14787dc
 _LIMIT = Path("/sys/fs/cgroup/memory.max")
@@ -66,6 +67,14 @@ def _rate(function, amount, repeats=25):
     return amount / min(seconds)
 
 # %% ../../nbs/4_inference/490_machine.ipynb #5b36e3e5
+_MOST = 8
+
+
+def _cores():
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @functools.cache
 def measured_speed() -> Speed:
     """The speed of this machine, measured once in a process.
@@ -76,4 +85,6 @@ def measured_speed() -> Speed:
         See there.
     """
     a, x = np.ones((400, 400), np.float32), np.linspace(1, 2, 2**18, dtype=np.float32)
-    return Speed(_rate(lambda: a @ a, 2 * 400.0**3), _rate(lambda: np.log(x), x.size))
+    with threadpool_limits(1):
+        alone = _rate(lambda: a @ a, 2 * 400.0**3)
+    return Speed(min(_cores(), _MOST) * alone, _rate(lambda: np.log(x), x.size))
