@@ -397,14 +397,15 @@ def test_interrupted(library, tmp_path):
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", f"import tensorflow\nprint('ready', flush=True)\n{MAIN}", *map(str, args)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(command, cwd=tmp_path, env=env, **pipes)
-    assert process.stdout.readline() == "ready\n"
-    time.sleep(4)
-    assert process.poll() is None
-    for _ in range(2):  # the first one asks the fit to end, the second one interrupts
-        process.send_signal(signal.SIGINT)
-        time.sleep(0.7)
-    _, errors = process.communicate(timeout=60)
+    errors = ""
+    with subprocess.Popen(command, cwd=tmp_path, env=env, **pipes) as process:
+        assert process.stdout.readline() == "ready\n"
+        for line in process.stderr:
+            errors += line
+            if "spots are held out" in line:
+                time.sleep(1)  # the fit has begun
+            if "spots are held out" in line or "press it again" in line:  # it is asked to end, then it is interrupted
+                process.send_signal(signal.SIGINT)
     assert process.returncode == 130, errors
     assert errors.rstrip().splitlines()[-1] == "nsf: interrupted." and "Traceback" not in errors
     assert not list(tmp_path.iterdir())
