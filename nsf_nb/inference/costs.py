@@ -136,7 +136,7 @@ _NMF_ITERATIONS, _CANDIDATES = 30, 5
 
 def _pass(work):
     """Operations and entries of one pass over the data."""
-    return np.array([6.0 * work.n_obs * work.n_features * work.n_factors, 8.0 * work.n_obs * work.n_features])
+    return np.array([6.0 * work.n_obs * work.n_features * work.n_factors, 16.0 * work.n_obs * work.n_features])
 
 
 def _ascend(work, m):
@@ -167,7 +167,7 @@ def _factorization(work):
     """Operations and entries of one NMF."""
     n, j, l, nonzero = work.n_obs, work.n_features, work.n_factors, work.n_nonzero
     dense = nonzero > 0.1 * n * j and n <= _ROWS
-    once = np.array([8.0 * n * j * l, 8.0 * n * j]) if dense else np.array([8.0 * nonzero * l, 5.0 * nonzero * l])
+    once = np.array([8.0 * n * j * l, 12.0 * n * j]) if dense else nonzero * np.array([8.0 * l, 250.0 + 8.0 * l])
     return _NMF_ITERATIONS * once
 
 
