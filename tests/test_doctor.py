@@ -79,7 +79,7 @@ def test_a_diverging_fit_is_explained(tissue, monkeypatch):
     def diverge(*args):
         raise DivergenceError("Expected a finite bound, found nan. Check the counts.")
 
-    monkeypatch.setattr(home, "run", diverge)
+    monkeypatch.setattr(home, "run_with_care", diverge)
     with pytest.raises(DivergenceError, match="finite bound.* Diagnosis: .*empty spots") as caught:
         nsf.NSF(3, **FAST).fit(tissue, layer="counts")
     assert caught.value.diagnosis.worst == "warning"
