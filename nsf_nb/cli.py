@@ -24,6 +24,7 @@ from nsf_nb.command import (
     import_tensorflow, layer_of, say, set_verbosity,
 )
 from .core import ConfigError, NsfError, check_fraction, check_writable, explain
+from .inference.stopping import Stop
 from .options import arguments_of, option
 
 # %% ../nbs/7_experiments/73_cli.ipynb #bf458335
@@ -39,7 +40,8 @@ class _Commands(TyperGroup):
 
     def invoke(self, ctx: typer.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with Stop(patient=False):  # a fit has more patience
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             typer.echo("nsf: interrupted.", err=True)
             raise typer.Exit(130) from None

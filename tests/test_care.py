@@ -85,6 +85,21 @@ def test_a_second_ctrl_c_interrupts(adata, monkeypatch):
         nsf.NSF(3, **QUICK).fit(adata, layer="counts", checkpoint=None)
 
 
+def test_an_interrupt_that_native_code_turns_into_another_error_is_still_one(adata, monkeypatch):
+    from nsf_nb.inference.coordinate_ascent import CoordinateAscent
+
+    def impatient(self, *args):
+        signal.raise_signal(signal.SIGINT)
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise TypeError("an error without a value") from None
+
+    monkeypatch.setattr(CoordinateAscent, "sweep", impatient)
+    with pytest.raises(KeyboardInterrupt):
+        nsf.NSF(3, **QUICK).fit(adata, layer="counts", checkpoint=None)
+
+
 @pytest.mark.parametrize("inference", ["cavi", "svi"])
 def test_max_minutes_ends_a_fit_in_time(inference):
     large = simulate("ggblocks", n_features=400, seed=3)

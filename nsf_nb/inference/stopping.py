@@ -17,8 +17,9 @@ _SWEEPS = 0.9  # of the limit
 
 
 def _ask(self, *_) -> None:
-    """A handler for Ctrl-C: the first one asks, the second one interrupts."""
-    if self.reason == "Ctrl-C":
+    """A handler for Ctrl-C: the first one asks, if there is patience, the second one interrupts."""
+    if self.reason == "Ctrl-C" or not self.patient:
+        self.interrupted = True
         raise KeyboardInterrupt
     self.reason = "Ctrl-C"
     logger.warning("Ctrl-C: the fit ends after this sweep with the best model so far; press it again to stop at once")
@@ -26,6 +27,8 @@ def _ask(self, *_) -> None:
 
 def _asked(self, share: float = 1.0) -> bool:
     """Whether to stop now; `share` of the limit is what may be used until here."""
+    if self.interrupted:  # and something has caught the exception
+        raise KeyboardInterrupt
     if not self.reason and self.late(share):
         self.reason = f"the limit of {self.max_seconds / 60:g} minutes"
     return bool(self.reason)
@@ -43,10 +46,12 @@ def _enter(self) -> "Stop":
     return self
 
 
-def _exit(self, *_) -> None:
+def _exit(self, _, error: BaseException | None, *__) -> None:
     if self._before is not None:
         signal.signal(signal.SIGINT, self._before)
         self._before = None
+    if self.interrupted and not isinstance(error, KeyboardInterrupt):
+        raise KeyboardInterrupt from error
 
 
 class Stop:
@@ -56,10 +61,13 @@ class Stop:
     ----------
     max_minutes
         Wall time from now. Default None: no limit.
+    patient
+        Whether the first Ctrl-C only asks. Default True; otherwise it interrupts.
     """
 
-    def __init__(self, max_minutes: float | None = None):
+    def __init__(self, max_minutes: float | None = None, patient: bool = True):
+        self.patient = patient
         self.max_seconds = None if max_minutes is None else 60 * check_positive("max_minutes", max_minutes)
-        self.began, self.reason, self._before = time.perf_counter(), "", None
+        self.began, self.reason, self.interrupted, self._before = time.perf_counter(), "", False, None
 
     asked, late, _ask, __enter__, __exit__ = _asked, _late, _ask, _enter, _exit
