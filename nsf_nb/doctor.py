@@ -95,7 +95,7 @@ def _finite_places(values):
     if places is None or places.ndim != 2 or not 1 <= places.shape[1] <= 3:
         return []
     places = places[np.isfinite(places).all(axis=1)].astype(float)
-    return look_at_places(places)[0] if len(places) > 1 else []
+    return look_at_places(places) if len(places) > 1 else []
 
 
 def _read(findings: list[Finding], adata: Any, *how) -> SpatialCounts | None:
@@ -161,6 +161,12 @@ def _condition(values):
     return f"{values[-1] / values[0]:.1e}" if values[0] > floor else f"above {values[-1] / floor:.0e}"
 
 # %% ../nbs/6_interface/643_doctor.ipynb #34a03560
+def _look(data):
+    """At data that have been read."""
+    sums = sums_of(data.counts)
+    return look_at_places(data.coords) + look_at_counts(sums) + look_at_size_factors(data.size_factors, sums)
+
+
 def _inducing(how, n_places):
     """More inducing points than places."""
     if not isinstance(how.n_inducing, str) and how.n_inducing > n_places:
@@ -186,12 +192,10 @@ def examine(
     Diagnosis
         See there.
     """
-    sums, (findings, n_places), costs = sums_of(data.counts), look_at_places(data.coords), None
+    findings, costs, work = _look(data), None, work_of(model, how, data)
     _attempt(findings, "sizes", check_sizes, model, data)
-    findings += look_at_counts(sums) + look_at_size_factors(data.size_factors, sums)
-    work = work_of(model, how, data, n_places)
     if work.n_spatial:
-        findings += _inducing(how, n_places)
+        findings += _inducing(how, data.n_places)
     if not quick:
         costs, most = costs_of(work), how.max_epochs if work.kind == "svi" else how.max_sweeps
         findings += look_at_kernel(model, how, data) + look_at_time(costs, most)
@@ -250,8 +254,7 @@ def diagnose(plan: tuple | None, data: SpatialCounts, quick: bool = False) -> Di
     """
     if plan is not None and isinstance(plan[0], FactorModel):
         return examine(*plan, data, quick)
-    sums, (findings, _) = sums_of(data.counts), look_at_places(data.coords)
-    findings += look_at_counts(sums) + look_at_size_factors(data.size_factors, sums)
+    findings = _look(data)
     if plan is not None:
         _attempt(findings, "sizes", _refuse, plan, data)
         findings.append(Finding("note", "memory and time", "a model of another package: not predicted", "nothing"))
@@ -276,7 +279,7 @@ def _blame(err: DivergenceError, diagnosis: Diagnosis) -> None:
 
 
 @contextmanager
-def attended(plan: tuple, data: SpatialCounts) -> Iterator[None]:
+def attended(plan: tuple, data: SpatialCounts, limited: bool = False) -> Iterator[None]:
     """A fit under the eyes of the doctor.
 
     Parameters
@@ -285,6 +288,8 @@ def attended(plan: tuple, data: SpatialCounts) -> Iterator[None]:
         What the estimator's `plan` returns. Raises what `check_sizes` does, before anything else.
     data
         Checked counts, coordinates in input units.
+    limited
+        Whether a budget sees to the memory, so that no warning of it is wanted. Default False.
 
     Yields
     ------
@@ -292,7 +297,8 @@ def attended(plan: tuple, data: SpatialCounts) -> Iterator[None]:
         The fit runs inside.
     """
     _refuse(plan, data)
-    warnings = tuple(one for one in diagnose(plan, data, quick=True).findings if one.severity == "warning")
+    found = (one for one in diagnose(plan, data, quick=True).findings if one.severity == "warning")
+    warnings = tuple(one for one in found if not (limited and one.what == "memory"))
     if warnings:
         logger.warning("%s", Diagnosis(warnings))
     try:

@@ -96,7 +96,7 @@ def _fit(
     model, how = self.plan()
     data, rule = from_anndata(adata, layer, spatial_key, size_factors, mask_var)
     earlier = _before(begin, data), _left_off(self, data) if resume else None
-    with attended((model, how), data):
+    with attended((model, how), data, max_memory is not None):
         found = in_order(run_with_care(model, data, how, care, *earlier), data.size_factors)
     return self._learn(found, data, (layer, spatial_key, rule))
 

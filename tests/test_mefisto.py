@@ -321,7 +321,7 @@ def test_memory(monkeypatch, split):
     from nsf_nb import ConfigError
     from nsf_nb.inference import mofapy2 as ours
 
-    monkeypatch.setattr(ours, "_physical_memory", lambda: 1e6)
+    monkeypatch.setattr(ours, "machine_memory", lambda: 1e6)
     with pytest.raises(ConfigError, match="GiB of memory"):
         mefisto().fit(split[0], layer="counts")
 

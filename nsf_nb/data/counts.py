@@ -334,6 +334,7 @@ class SpatialCounts:
     n_features = property(lambda self: self.counts.shape[1], doc="Number of genes, J.")
     n_dims = property(lambda self: self.coords.shape[1], doc="Number of spatial dimensions, D.")
     density = property(lambda self: self.counts.nnz / (self.n_obs * self.n_features), doc="Share of non-zero counts.")
+    n_places = cached_property(lambda self: len(np.unique(self.coords, axis=0)))  # spots may share a place
     totals = cached_property(lambda self: _frozen(self.counts @ np.ones(self.n_features)))  # N, float64
     feature_totals = cached_property(lambda self: _frozen(self.counts.T @ np.ones(self.n_obs)))  # J, float64
 

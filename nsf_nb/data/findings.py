@@ -246,7 +246,7 @@ def _extents(extents):
         yield Finding("note", "unit of the coordinates", box, do)
 
 # %% ../../nbs/1_data/18_findings.ipynb #8ed8b35d
-def look_at_places(coords: Float[np.ndarray, "N D"]) -> tuple[list[Finding], int]:
+def look_at_places(coords: Float[np.ndarray, "N D"]) -> list[Finding]:
     """What a fit may suffer from in places.
 
     Parameters
@@ -256,8 +256,8 @@ def look_at_places(coords: Float[np.ndarray, "N D"]) -> tuple[list[Finding], int
 
     Returns
     -------
-    list of Finding, int
-        Shared places, axes in different or unusual units, outlying spots; none is an error. The number of places.
+    list of Finding
+        Shared places, axes in different or unusual units, outlying spots; none is an error.
     """
     places, index = np.unique(coords, axis=0, return_inverse=True)
     found, outlying = list(_shared(len(coords), places)), _outlying(places)
@@ -266,7 +266,7 @@ def look_at_places(coords: Float[np.ndarray, "N D"]) -> tuple[list[Finding], int
     if text:
         do = "drop spots outside the tissue: the scale of the coordinates and the inducing points follow them"
         found.append(Finding("warning", "outlying spots", text, do))
-    return found, len(places)
+    return found
 
 # %% ../../nbs/1_data/18_findings.ipynb #e2ba7ccf
 _RANGE, _DEPTH = 1e5, 30.0

@@ -165,7 +165,8 @@ def _write(self, finished: bool = False) -> None:
         logger.debug("checkpoint in %s", self.folder)
     except (OSError, ConfigError) as err:
         if not self.failures:
-            logger.warning("no checkpoint in '%s' (%s); the fit goes on", self.folder, getattr(err, "strerror", err))
+            cause = getattr(err, "strerror", None) or err
+            logger.warning("no checkpoint in '%s' (%s); the fit goes on", self.folder, cause)
         self.failures += 1
     self._last = time.perf_counter()
     self.cost = self._last - began
@@ -197,7 +198,10 @@ def _refusal(self, facts: dict, resume: bool) -> tuple[str, str, str] | None:
 # %% ../../nbs/4_inference/443_checkpoints.ipynb #bccf67ea
 def _read(self, resume: bool) -> dict | None:
     """Facts of the checkpoint that is there, with its memory unpacked; None if there is none that can be used."""
-    if not (self.folder / "checkpoint.json").exists() or (self.automatic and not resume):
+    if not (self.folder / "checkpoint.json").exists():
+        return None
+    if self.automatic and not resume:
+        logger.info("a fit like this one was stopped before; it begins anew, resume=True would go on")
         return None
     with restoring(self.folder):
         arrays, facts = store.read(self.folder, "checkpoint")
@@ -258,7 +262,8 @@ def _begin(self, resume: bool) -> bool:
     try:
         facts = _read(self, resume)
     except BaseException:
-        self._held.release()
+        if self._held is not None:
+            self._held.release()
         raise
     self.open, self._last = True, time.perf_counter()
     self._opened = self._last

@@ -13,7 +13,7 @@ import numpy as np
 from ..data.counts import SpatialCounts
 from ..data.findings import Finding
 from .kernel_learning import TILE
-from .machine import Speed, machine_memory, measured_speed
+from .machine import Speed, in_bytes, machine_memory, measured_speed
 from .race import COARSE_POINTS, n_race_sweeps
 from .records import FitSettings
 from .svi import SviSettings
@@ -61,15 +61,13 @@ class Work:
     thrifty: bool = False
 
 # %% ../../nbs/4_inference/49_costs.ipynb #87bfffad
-def work_of(model: FactorModel, how: FitSettings | SviSettings, data: SpatialCounts, n_places: int) -> Work:
+def work_of(model: FactorModel, how: FitSettings | SviSettings, data: SpatialCounts) -> Work:
     """The sizes of a fit that has not begun.
 
     Parameters
     ----------
     model, how, data
         What is fitted, how, and to what.
-    n_places
-        Number of distinct places.
 
     Returns
     -------
@@ -79,10 +77,10 @@ def work_of(model: FactorModel, how: FitSettings | SviSettings, data: SpatialCou
     svi, amounts = isinstance(how, SviSettings), model.link.nonnegative and model.likelihood.counts
     kind, most = ("svi", how.max_epochs) if svi else ("cavi" if amounts else "real", how.max_sweeps)
     spatial = sum(group.n_factors for group in model.groups if group.spatial)
-    m = n_inducing_points(n_places, how.n_inducing) if spatial else 0
+    m = n_inducing_points(data.n_places, how.n_inducing) if spatial else 0
     starts = how.n_starts if amounts else 1
     draws = (how.n_samples, how.batch_size or data.n_obs) if svi else ()
-    sizes = data.n_obs, data.n_features, data.counts.nnz, model.n_factors, spatial, m, m == n_places
+    sizes = data.n_obs, data.n_features, data.counts.nnz, model.n_factors, spatial, m, m == data.n_places
     more = {"block_rows": data.block_rows, "thrifty": getattr(how, "thrifty", False)}
     return Work(kind, *sizes, starts, min(most, _TYPICAL[kind]), how.learn_kernels and spatial > 0, *draws, **more)
 
@@ -281,10 +279,6 @@ def costs_of(work: Work, speed: Speed | None = None) -> Costs:
 _SHARE, _HOUR = 0.8, 3600
 
 
-def _size(amount):
-    return f"{amount / 1e9:.1f} GB" if amount >= 1e9 else f"{amount / 1e6:.0f} MB"
-
-
 def _span(seconds):
     if seconds >= _HOUR:
         return f"{seconds / _HOUR:.1f} h"
@@ -313,9 +307,9 @@ def look_at_memory(memory: dict[str, float], there: float | None = None) -> list
         A note, or a warning if it will not.
     """
     total, there = sum(memory.values()), machine_memory() if there is None else there
-    found = f"about {_size(total)} beside the data ({_largest(memory, _size)})"
+    found = f"about {in_bytes(total)} beside the data ({_largest(memory, in_bytes)})"
     if total > _SHARE * there:
-        found += f"; this machine has {_size(there)}"
+        found += f"; this machine has {in_bytes(there)}"
         return [Finding("warning", "memory", found, "fewer inducing points (n_inducing) or fewer factors")]
     return [Finding("note", "memory", found, "nothing")]
 

@@ -16,12 +16,10 @@ from jaxtyping import Float
 from ..data.counts import SpatialCounts
 from .axes import AxesLearner
 from .coordinate_ascent import CoordinateAscent
-from .count_terms import CountTerm
 from .factor_updates import SpatialFactors
 from .groups import Groups, IndependentFactors
 from .kernel_learning import KernelLearner, tiles_of
-from .normal_terms import NormalTerm
-from .real_ascent import RealAscent
+from .real_ascent import RealAscent, term_of
 from .site_moves import Mixing, RealFactors
 from ..models.factor_model import FactorModel
 from ..probability.sparse_gp import Projections
@@ -202,8 +200,7 @@ def engine_from(
         loadings = np.ones((data.n_features, model.n_factors))
         engine = CoordinateAscent(model, data, groups, loadings)
     else:
-        exponential, real = getattr(model.link, "exponential", False), not model.link.nonnegative
-        term = CountTerm(data, model.likelihood) if exponential else NormalTerm(data, model.link)
+        term, real = term_of(model, data), not model.link.nonnegative
         groups = _groups_from(model, kept["parts"], data.coords, projections, real)
         engine = RealAscent(model, term, groups, term.begin(model.n_factors))
     _set_rest(engine, kept)

@@ -9,7 +9,6 @@ __all__ = ['SPARSE_ABOVE', 'LEAST_INDUCING', 'THREADS_ABOVE', 'MOVE', 'MefistoSe
 # %% ../../nbs/4_inference/48_mofapy2.ipynb #369ab5c4
 import contextlib
 import io
-import os
 import time
 import warnings
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from threadpoolctl import threadpool_limits
 
 from ..core import ConfigError, DataError, DivergenceError, explain, logger, settings
 from ..data.counts import SpatialCounts
+from .machine import machine_memory
 
 # %% ../../nbs/4_inference/48_mofapy2.ipynb #190ab4ed
 SPARSE_ABOVE, LEAST_INDUCING, THREADS_ABOVE = 1000, 100, 500
@@ -258,12 +258,6 @@ class MefistoBound:
     as_dict = _as_dict
 
 # %% ../../nbs/4_inference/48_mofapy2.ipynb #b275726c
-def _physical_memory() -> float:
-    """Bytes of memory of this machine; infinite where it does not say."""
-    there = "SC_PHYS_PAGES" in getattr(os, "sysconf_names", {})
-    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) if there else np.inf
-
-
 def _needed_memory(n_obs: int, n_inducing: int, n_factors: int) -> float:
     """Bytes for L covariances of the spots, four L matrices of the inducing points and 21 sets of eigenvectors."""
     return 8.0 * ((n_factors + 3) * n_obs**2 + (4 * n_factors + 21) * n_inducing**2)
@@ -283,7 +277,7 @@ def check_fit(data: SpatialCounts, how: MefistoSettings) -> None:
     if how.n_factors > largest:
         expected = f"n_factors of at most {largest} for {data.n_obs} spots × {data.n_features} genes"
         raise ConfigError(explain(expected, f"{how.n_factors}", "choose a smaller n_factors"))
-    needed, there = _needed_memory(data.n_obs, how.inducing(data.n_obs), how.n_factors), _physical_memory()
+    needed, there = _needed_memory(data.n_obs, how.inducing(data.n_obs), how.n_factors), machine_memory()
     if needed > there:
         expected = f"at least {needed / 2**30:.0f} GiB of memory for {data.n_obs} spots"
         raise ConfigError(explain(expected, f"{there / 2**30:.0f} GiB", "fit fewer spots or factors, or use NSF"))

@@ -24,9 +24,8 @@ from .groups import Groups, IndependentFactors
 from .initialise import starts
 from .kernel_learning import LENGTH_SCALES, RATIO, Candidates, Sites, tiles_of
 from .memory import engine_from, memory_of
-from .normal_terms import NormalTerm
 from .race import morans_i
-from .real_ascent import RealAscent
+from .real_ascent import RealAscent, term_of
 from .records import Diary, FitResult, FitSettings, check_finite
 from .recovery import Recovery
 from .site_moves import RealFactors, recall, remember
@@ -199,14 +198,13 @@ def begin_real(
     RealAscent
         Ready to sweep.
     """
-    exponential = getattr(model.link, "exponential", False)
-    term = CountTerm(data, model.likelihood) if exponential else NormalTerm(data, model.link)
-    mixing, n_factors = term.begin(model.n_factors), model.n_factors
+    term, n_factors = term_of(model, data), model.n_factors
+    mixing = term.begin(n_factors)
     if model.link.nonnegative:
         start = next(starts(data, n_factors, 1, rng))
         values, mixing = start.log_factors, replace(mixing, loadings=start.loadings.astype(np.float64))
     else:
-        values = principal_factors(data, n_factors, exponential)
+        values = principal_factors(data, n_factors, isinstance(term, CountTerm))
     if len(model.groups) > 1:
         order = np.argsort(-morans_i(values, data.coords), kind="stable")
         values, mixing = values[:, order], replace(mixing, loadings=mixing.loadings[:, order])

@@ -210,8 +210,7 @@ def _rest(self) -> bool:
         self.keeper.write()
     if asked:
         self.stopped = self.stop.reason
-        if self.rows:
-            self.rows[-1]["event"] = ", ".join(filter(None, (self.rows[-1]["event"], f"stopped by {self.stopped}")))
+        self.rows[-1]["event"] = ", ".join(filter(None, (self.rows[-1]["event"], f"stopped by {self.stopped}")))
         logger.info("stopped by %s; fit again with resume=True, or with begin, to go on", self.stopped)
     return asked
 

@@ -22,11 +22,9 @@ from .factor_updates import SpatialFactors
 from .records import Diary, FitResult
 from .recovery import TROUBLE, diverged, guarded
 from .groups import Groups, IndependentFactors
-from .count_terms import CountTerm
 from .initialise import starts
-from .normal_terms import NormalTerm
 from .race import begin as engine_at
-from .real_ascent import RealAscent
+from .real_ascent import RealAscent, term_of
 from .real_valued import begin_real
 from .site_moves import Mixing, RealFactors
 from .stochastic_ascent import StochasticAscent
@@ -120,7 +118,7 @@ def _cause(engine: StochasticAscent) -> str:
 _LOOK_EVERY, _HALVINGS = 10, 3
 
 
-def _check_climb(engine, bounds, epoch):
+def _check_climb(engine, bounds):
     """A DivergenceError if the climb has come to a bad end."""
     if not np.isfinite(bounds[-1]):
         raise DivergenceError(f"a bound of {bounds[-1]}: {_cause(engine)}")
@@ -162,7 +160,7 @@ def _epoch(engine, how, diary, bounds):
     """One epoch and what belongs to it; its event."""
     bounds.append(diary.timed("epochs", engine.epoch))
     moves = how.learn_kernels and engine.spatial and len(bounds) % how.kernel_every == 0
-    _check_climb(engine, bounds, len(bounds))
+    _check_climb(engine, bounds)
     if moves:
         diary.timed("kernels", engine.move_kernels)
     return "kernels moved" if moves else ""
@@ -339,6 +337,4 @@ def resume(found: FitResult, data: SpatialCounts) -> CoordinateAscent | RealAsce
     if sampled.on_counts(model) and model.link.nonnegative:
         dispersion = None if state.dispersion is None else state.dispersion.astype("f4")
         return CoordinateAscent(model, data, groups, state.loadings, dispersion)
-    exponential = getattr(model.link, "exponential", False)
-    term = CountTerm(data, model.likelihood) if exponential else NormalTerm(data, model.link)
-    return RealAscent(model, term, groups, Mixing(state.loadings, state.intercept, state.dispersion))
+    return RealAscent(model, term_of(model, data), groups, Mixing(state.loadings, state.intercept, state.dispersion))
