@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from .care import Care, run_with_care
-from .core import DataError, NotFittedError, explain
+from .core import ConfigError, DataError, NotFittedError, explain
 from .data.anndata import KEYS, coords_of, from_anndata
 from .data.counts import RULES, SpatialCounts
 from .doctor import attended
@@ -21,6 +21,7 @@ from .inference.svi import SviSettings
 from .learned import set_kernels, set_tables
 from .model_files import Saved
 from .models.factor_model import FactorModel
+from .reading.importance import SpatialImportance, spatial_importance
 from .reading.interpret import Interpretation, interpret
 from .reading.metrics import prediction_sums
 from .reading.ordering import in_order
@@ -258,6 +259,35 @@ def _interpret(self, mode: str = "spde") -> Interpretation:
     """
     return interpret(_fitted(self).factors_, self.loadings_, mode, self.data_.size_factors)
 
+# %% ../nbs/6_interface/69_factorization.ipynb #b90d1e3f
+def _spatial_importance(
+    self, level: float = 0.9, n_samples: int = 200, n_permutations: int = 20, fdr: float = 0.05, random_state: Any = 0
+) -> SpatialImportance:
+    """How spatial genes, spots and factors are, with intervals, and which genes are called spatial (@eq-importance).
+
+    Parameters
+    ----------
+    level, n_samples
+        Coverage of the intervals, default 0.9, given the factors that were found; draws behind them, default 200.
+    n_permutations, fdr
+        Of the coordinates, default 20; accepted share of false calls among the calls, default 0.05.
+    random_state
+        Seed or generator. Default 0.
+
+    Returns
+    -------
+    SpatialImportance
+        Tables `genes`, `spots` and `factors`. A DataError if the model was saved without the counts of its fit; a
+        ConfigError for a model of another package.
+    """
+    found, names = _fitted(self).result_, list(self.loadings_.columns)
+    if not isinstance(found, FitResult):
+        do = "use a hybrid model, NSFH or RSFH"
+        raise ConfigError(explain("a model with a posterior of this package", type(self).__name__, do))
+    how = level, n_samples, n_permutations, fdr, random_state
+    return spatial_importance(found, self.data_, names, *how)
+
+
 # %% ../nbs/6_interface/69_factorization.ipynb #326b795f
 _LEARNED = (
     "loadings_", "factors_", "factor_std_", "length_scales_", "amplitudes_", "dispersion_", "history", "elbo_",
@@ -277,7 +307,7 @@ class Factorization(Named, Saved):
     """Base of all estimators. A subclass has parameters and a method `plan` that makes a model and settings of them."""
 
     fit, predict, evaluate, score, score_table, interpret = _fit, _predict, _evaluate, _score, _score_table, _interpret
-    _own_likelihood, _sums, _learn = _own_likelihood, _sums, _learn
+    spatial_importance, _own_likelihood, _sums, _learn = _spatial_importance, _own_likelihood, _sums, _learn
 
     def plan(self) -> tuple[FactorModel, FitSettings | SviSettings]:
         """The model and how to fit it, from the parameters; all of them are checked.

@@ -71,7 +71,7 @@ def _of_deviations(found, data):
             h = state.expected(own, found.factors_std[rows], s)
             h = h if state.dispersion is None else h / (1 + state.dispersion * h)
         total, first, pairs = total + h.sum(axis=0), first + h.T @ own, pairs + h.T @ (own[:, i] * own[:, k])
-    middle = first / np.maximum(total, np.finfo(float).tiny)[:, None]
+    middle = (1 - found.model.link.nonnegative) * first / np.maximum(total, np.finfo(float).tiny)[:, None]
     return np.zeros((j, l)), _square(pairs - total[:, None] * middle[:, i] * middle[:, k], i, k, l)
 
 
