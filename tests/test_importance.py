@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from scipy.stats import kstest
+from scipy.stats import kstest, kurtosis
 
 import nsf_nb as nsf
 from nsf_nb.data.counts import SpatialCounts
@@ -11,7 +11,7 @@ from nsf_nb.data.simulate import simulate
 from nsf_nb.reading.importance import importance_shares
 from nsf_nb.reading.loading_draws import _projected
 from nsf_nb.reading.similarity import compare_fits, cosine_similarity
-from nsf_nb.reading.spatial_calls import neighbour_weights, standardised_moran
+from nsf_nb.reading.spatial_calls import _tails, neighbour_weights, standardised_moran
 
 SMALL = {"n_inducing": 60, "max_iter": 40}
 
@@ -92,6 +92,19 @@ def test_calls_are_calibrated_for_genes_of_every_depth():
     deep = rate >= 0.1
     assert kstest(calls["p_value"][deep], "uniform").pvalue > 0.01
     assert (calls["p_value"] < 0.05).mean() < 0.08 and calls["spatial"].mean() < 0.02
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.03, 0.1])
+def test_rare_genes_have_a_longer_tail_and_are_not_called_for_it(rate):
+    """A normal tail would call many of them: one p value in forty below a thousandth at the lowest rate."""
+    rng = np.random.default_rng(0)
+    counts = rng.negative_binomial(1, 1 / (1 + rate), (500, 1000))
+    z = (counts - counts.mean(axis=0)) / np.sqrt(np.maximum(counts.mean(axis=0), 1e-9))
+    weights, orders = neighbour_weights(rng.uniform(size=(500, 2))), [rng.permutation(500) for _ in range(20)]
+    null = np.stack([standardised_moran(z[order], weights) for order in orders], axis=1)
+    heavy = np.nan_to_num(kurtosis(z, axis=0))
+    p = _tails(standardised_moran(z, weights), null, heavy)
+    assert (p < 0.01).mean() < 0.02 and (p < 0.001).mean() <= 0.002 and (p < 0.05).mean() < 0.08
 
 
 def test_moran_agrees_with_a_dense_calculation():
