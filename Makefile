@@ -1,11 +1,12 @@
 # make demo    a fit of simulated data, and where its report is
 # make bench   time, memory and quality of fits: benchmarks/engine.py, data from NSF_NB_DATA if it is set
-# make test    everything: chapters, sync, form, layers, tests/
+# make test    everything: chapters, sync, form, layers, tests/; by WORKERS processes, default 2
 # Both make .venv on first use and again when settings.ini, setup.py or constraints.txt change.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 STAMP := $(VENV)/.installed
+WORKERS ?= 2
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip
 
 .PHONY: demo test bench environment export chapter clean-notebooks readme lint
@@ -15,7 +16,7 @@ demo: $(STAMP)
 	MPLBACKEND=Agg TF_CPP_MIN_LOG_LEVEL=2 $(BIN)/nsf demo --force
 
 test: $(STAMP)
-	MPLBACKEND=Agg TF_CPP_MIN_LOG_LEVEL=2 $(BIN)/python -m pytest
+	MPLBACKEND=Agg TF_CPP_MIN_LOG_LEVEL=2 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/engine.py $(CASES)

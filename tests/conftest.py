@@ -58,3 +58,10 @@ def run_tool(tmp_path_factory):
         return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout)
 
     return run
+
+
+def pytest_collection_modifyitems(items):
+    """Workers take a chapter, or all tests of one file, which share what they have fitted."""
+    for item in items:
+        if item.get_closest_marker("notebook") is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
