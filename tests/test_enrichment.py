@@ -2,6 +2,7 @@
 
 import gzip
 import logging
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,9 +10,20 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from nsf_nb.core import ConfigError, DataError, NotFittedError
+from nsf_nb.data.anndata import write_results
 from nsf_nb.estimators import NSF
+from nsf_nb.reading.enrichment import (
+    jaccard,
+    log_odds,
+    marker_overlap,
+    over_representation,
+    t_scores,
+    ulm,
+    upper_tail,
+)
 from nsf_nb.reading.gene_weights import GeneWeights, gene_weights, signed_weights, top_genes
 from nsf_nb.reading.interpret import interpret
 from nsf_nb.reading.markers import gene_sets_of, positions_of, read_gmt, read_markers
@@ -230,3 +242,240 @@ def test_reading_changes_nothing():
     fit = interpret(model.factors_, model.loadings_)
     pd.testing.assert_frame_equal(top_genes(model, 2), fit.top_genes(2))
     assert isinstance(gene_weights(fit), GeneWeights)
+
+
+# Overlap
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_counts_agree_with_fisher_and_with_sets(data):
+    size = data.draw(st.integers(2, 40))
+    top, members = (data.draw(st.sets(st.integers(0, size - 1))) for _ in range(2))
+    k, n, m = (np.array([len(x)]) for x in (top & members, top, members))
+    table = [[len(top & members), len(top - members)], [len(members - top), size - len(top | members)]]
+    assert np.isclose(upper_tail(k, n, m, size), stats.fisher_exact(table, alternative="greater")[1])
+    assert jaccard(k, n, m) == len(top & members) / max(len(top | members), 1)
+    (a, b), (c, d) = np.array(table) + 0.5
+    assert np.isclose(log_odds(k, n, m, size), np.log(a * d / (b * c)))
+
+
+def test_overlap_by_hand():
+    """Three genes, two factors: the first gene of each is g2 and g3 by either number."""
+    table = marker_overlap(fit_of(FACTORS, LOADINGS), {"A": ["g2", "g1"], "B": ["g3", "absent"], "C": ["absent"]}, 1)
+    assert table.columns.tolist() == [
+        "factor", "set", "jaccard", "p_value", "q_value", "overlap", "n_top", "n_set", "genes"]
+    assert table[["factor", "set"]].values.tolist() == [["F1", "A"], ["F1", "B"], ["F2", "B"], ["F2", "A"]]
+    assert np.allclose(table["jaccard"], [1 / 2, 0, 1, 0]) and np.allclose(table["p_value"], [2 / 3, 1, 1 / 3, 1])
+    assert np.allclose(table["q_value"], [1, 1, 1, 1]) and table["genes"].tolist() == ["g2", "", "g3", ""]
+    assert table["overlap"].tolist() == [1, 0, 1, 0] and table["n_set"].tolist() == [2, 1, 1, 2]
+
+
+def random_fit(seed=0, n_genes=60, signed=False):
+    """A model of sparse loadings with a gene and a factor without weight, and four sets of its genes."""
+    rng = np.random.default_rng(seed)
+    loadings = rng.gamma(0.5, size=(n_genes, 4)) * (rng.random((n_genes, 4)) < 0.7)
+    loadings *= np.where(rng.random((n_genes, 4)) < 0.5, -1, 1) if signed else 1
+    loadings[3], loadings[:, 2] = 0, 0
+    model = fit_of(rng.gamma(1, size=(30, 4)), loadings)
+    names = model.loadings_.index
+    return model, {f"S{s}": [*rng.choice(names, 12, replace=False), f"other{s}"] for s in range(4)}
+
+
+def test_by_is_the_ranking_that_is_counted():
+    model, sets = random_fit()
+    for by in ("weight", "specificity"):
+        tops = top_genes(model, 9, by).groupby("factor")["gene"].apply(list)
+        for row in marker_overlap(model, sets, 9, by).itertuples():
+            common = [gene for gene in tops.get(row.factor, []) if gene in sets[row.set]]
+            assert row.genes == ", ".join(common) and row.overlap == len(common) and row.n_set == 12
+
+
+def test_the_tables_agree_and_are_sorted():
+    model, sets = random_fit(5)
+    overlap, odds = marker_overlap(model, sets, 15), over_representation(model, sets, 15)
+    both = overlap.merge(odds, on=["factor", "set"])
+    assert np.allclose(both["p_value_x"], both["p_value_y"]) and np.allclose(both["q_value_x"], both["q_value_y"])
+    for table in (overlap, odds, ulm(model, sets)):
+        assert list(dict.fromkeys(table["factor"])) == list(gene_weights(model).factor_names) and len(table) == 16
+        column, sign = ("score", -1) if "n_top" not in table else ("p_value", 1)
+        assert table.groupby("factor")[column].apply(lambda x, sign=sign: (sign * x).is_monotonic_increasing).all()
+        q = stats.false_discovery_control(table["p_value"])
+        assert np.allclose(table["q_value"], q) and not table.isna().any(axis=None)
+        assert table["p_value"].between(0, 1).all()
+
+
+def test_a_background_is_what_could_have_been_found():
+    model, sets = random_fit(1)
+    names = list(model.loadings_.index)
+    default = over_representation(model, sets, 10)
+    pd.testing.assert_frame_equal(over_representation(model, sets, 10, background=names[::-1]), default)
+    wide = over_representation(model, sets, 10, background=[*names, *(f"other{i}" for i in range(40))])
+    assert set(wide["n_set"]) == {13}
+    k, n, m = (wide[name].to_numpy() for name in ("overlap", "n_top", "n_set"))
+    assert np.allclose(wide["p_value"], stats.hypergeom.sf(k - 1, 100, m, n))
+    half = names[:30]
+    narrow = over_representation(model, sets, 10, background=half, min_size=1)
+    tops = top_genes(model, 60, "specificity").groupby("factor")["gene"].apply(list)
+    for row in narrow.itertuples():
+        top = [gene for gene in tops.get(row.factor, []) if gene in half]
+        assert row.genes == ", ".join(gene for gene in top[:10] if gene in sets[row.set])
+        assert row.n_set == len(set(half) & set(sets[row.set]))
+    for bad, error in (("g1", ConfigError), (["x", "y"], DataError), ([], DataError)):
+        with pytest.raises(error, match="background"):
+            over_representation(model, sets, 10, background=bad)
+
+
+def test_sets_of_the_wrong_size_are_left_out_and_named(said):
+    model, sets = random_fit()
+    sets |= {"tiny": ["g1", "g2"], "all": list(model.loadings_.index)}
+    assert "tiny" not in set(over_representation(model, sets, 10)["set"])
+    found = set(ulm(model, sets)["set"])
+    assert found == {"S0", "S1", "S2", "S3"} and "tiny" in set(marker_overlap(model, sets, 10)["set"])
+    assert any("tiny" in text for text in said())
+    with pytest.raises(DataError, match="min_size"):
+        ulm(model, {"tiny": ["g1", "g2"]})
+    with pytest.raises(DataError, match="fewer than 60"):
+        ulm(model, {"all": list(model.loadings_.index)})
+
+
+def test_case_reaches_every_function():
+    model, sets = random_fit(2)
+    upper = {name: [gene.upper() for gene in genes] for name, genes in sets.items()}
+    for function, options in ((marker_overlap, {"n_genes": 9}), (over_representation, {"n_genes": 9}), (ulm, {})):
+        with pytest.raises(DataError, match="match='case'"):
+            function(model, upper, **options)
+        pd.testing.assert_frame_equal(function(model, upper, match="case", **options), function(model, sets, **options))
+    background = [f"G{i + 1}" for i in range(60)]
+    found = over_representation(model, upper, 9, match="case", background=background)
+    assert found["p_value"].tolist() == over_representation(model, sets, 9)["p_value"].tolist()
+
+
+# The linear model
+
+
+@pytest.mark.parametrize("seed, signed", [(0, False), (1, False), (2, True)])
+def test_ulm_is_a_linear_regression(seed, signed):
+    """The oracle solves the normal equations itself."""
+    model, sets = random_fit(seed, signed=signed)
+    fit, table = gene_weights(model), ulm(model, sets)
+    assert fit.signed == signed
+    for row in table.itertuples():
+        k = fit.factor_names.index(row.factor)
+        y = fit.specificity[:, k] * (np.sign(fit.weight[:, k]) if signed else 1)
+        X = np.column_stack([np.ones(60), np.isin(fit.feature_names, sets[row.set])])
+        if not y.any():
+            assert (row.score, row.p_value) == (0, 1)
+            continue
+        beta = np.linalg.solve(X.T @ X, X.T @ y)
+        variance = np.sum((y - X @ beta) ** 2) / 58 * np.linalg.inv(X.T @ X)[1, 1]
+        assert np.isclose(row.score, beta[1] / np.sqrt(variance)) and row.overlap == 12
+        assert np.isclose(row.p_value, 2 * stats.t.sf(abs(row.score), 58))
+
+
+def test_ulm_takes_no_notice_of_shift_and_scale_and_of_what_is_first():
+    rng = np.random.default_rng(0)
+    values, members = rng.random((30, 3)), {"A": np.array([1, 2]), "B": np.arange(29)}
+    scores = t_scores(values, members)
+    assert scores.shape == (3, 2) and np.allclose(t_scores(7 * values - 3, members), scores)
+    turned = {name: 29 - rows for name, rows in members.items()}
+    assert np.allclose(t_scores(values[::-1], turned), scores)
+    assert not t_scores(np.ones((30, 3)), members).any()
+
+
+def test_q_values_of_decoupler_are_those_of_one_factor():
+    import decoupler
+
+    model, sets = random_fit(3)
+    fit, table = gene_weights(model), ulm(model, sets)
+    net = pd.DataFrame([(name, gene) for name in sets for gene in sets[name]], columns=["source", "target"])
+    live = [k for k in range(4) if fit.weight[:, k].any()]
+    mat = pd.DataFrame(fit.specificity.T[live], [fit.factor_names[k] for k in live], fit.feature_names)
+    scores, adjusted = decoupler.mt.ulm(mat, net, empty=False)
+    for factor, rows in table.groupby("factor"):
+        if factor in mat.index:
+            assert np.allclose(scores.loc[factor, rows["set"]], rows["score"])
+            assert np.allclose(adjusted.loc[factor, rows["set"]], stats.false_discovery_control(rows["p_value"]))
+
+
+def test_ulm_lists_the_most_specific_genes():
+    model, sets = random_fit(4)
+    tops = top_genes(model, 60, "specificity").groupby("factor")["gene"].apply(list)
+    for row in ulm(model, sets, n_listed=3).itertuples():
+        assert row.genes == ", ".join([gene for gene in tops.get(row.factor, []) if gene in sets[row.set]][:3])
+
+
+@pytest.mark.parametrize("found", [None, SimpleNamespace(__version__="1.8.0")])
+def test_without_decoupler_only_ulm_is_refused(found, monkeypatch):
+    monkeypatch.setitem(sys.modules, "decoupler", found)
+    model, sets = random_fit()
+    assert len(marker_overlap(model, sets, 9)) == len(over_representation(model, sets, 9)) == 16
+    with pytest.raises(ConfigError, match=r"pip install 'nsf_nb\[enrichment\]'"):
+        ulm(model, sets)
+
+
+OFFLINE = """
+import socket, sys
+
+def refuse(*_, **__):
+    raise AssertionError("the network was asked")
+
+socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
+import numpy as np
+import nsf_nb.reading.enrichment as enrichment
+assert "decoupler" not in sys.modules
+found = enrichment.t_scores(np.random.default_rng(0).random((20, 2)), {"A": np.arange(5)})
+assert found.shape == (2, 1) and "decoupler" in sys.modules
+"""
+
+
+def test_nothing_asks_the_network_and_decoupler_waits_until_it_is_needed(run_tool):
+    done = run_tool(["python", "-c", OFFLINE])
+    assert done.returncode == 0 and not done.stdout, done.stdout + done.stderr
+
+
+# Every kind of fit, and nothing is changed
+
+
+def test_every_kind_of_fit_gives_the_same_tables():
+    import anndata
+
+    model, sets = random_fit(6)
+    fit = interpret(model.factors_, model.loadings_)
+    adata, mask = anndata.AnnData(np.ones((30, 61))), np.arange(61) != 7
+    adata.var_names = [*model.loadings_.index[:7], "not fitted", *model.loadings_.index[7:]]
+    stored = {"factor_names": list(model.factors_.columns)}
+    write_results(adata, "mine", model.factors_, model.factors_ / 9, model.loadings_, stored, mask_var=mask)
+    for function in (marker_overlap, over_representation, ulm):
+        options = {} if function is ulm else {"n_genes": 9}
+        expected = function(fit, sets, **options)
+        pd.testing.assert_frame_equal(function(model, sets, **options), expected)
+        pd.testing.assert_frame_equal(function(gene_weights(fit), sets, **options), expected)
+        pd.testing.assert_frame_equal(function(adata, sets, key_added="mine", **options), expected)
+
+
+def test_genes_of_one_name_stay_two():
+    model = fit_of(FACTORS, LOADINGS, ["a", "b", "a"])
+    table = marker_overlap(model, {"A": ["a"]}, 2)
+    assert table["n_set"].tolist() == [2, 2] and table["overlap"].tolist() == [1, 2]
+    assert np.isfinite(ulm(model, {"A": ["a"]}, min_size=1)["score"]).all()
+
+
+def test_enrichment_changes_no_input():
+    model, sets = random_fit()
+    table = gene_sets_of(sets)
+    kept = model.factors_.copy(), model.loadings_.copy(), table.copy(), {name: list(sets[name]) for name in sets}
+    for source in (sets, table):
+        marker_overlap(model, source, 9), over_representation(model, source, 9), ulm(model, source)
+    pd.testing.assert_frame_equal(model.factors_, kept[0])
+    pd.testing.assert_frame_equal(model.loadings_, kept[1])
+    pd.testing.assert_frame_equal(table, kept[2])
+    assert sets == kept[3]
+
+
+@pytest.mark.parametrize("value", [0, 60, 2.5, "9"])
+def test_n_genes_is_smaller_than_the_background(value):
+    model, sets = random_fit()
+    for function in (marker_overlap, over_representation):
+        with pytest.raises(ConfigError, match="from 1 to 59 for n_genes"):
+            function(model, sets, value)
