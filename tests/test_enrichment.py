@@ -15,6 +15,7 @@ from scipy import stats
 from nsf_nb.core import ConfigError, DataError, NotFittedError
 from nsf_nb.data.anndata import write_results
 from nsf_nb.estimators import NSF
+from nsf_nb.reading.dot_plot import diameter_of, enrichment_dots, gene_dots
 from nsf_nb.reading.enrichment import (
     jaccard,
     log_odds,
@@ -479,3 +480,140 @@ def test_n_genes_is_smaller_than_the_background(value):
     for function in (marker_overlap, over_representation):
         with pytest.raises(ConfigError, match="from 1 to 59 for n_genes"):
             function(model, sets, value)
+
+
+# Dot plots
+
+
+@pytest.fixture
+def canvas(monkeypatch):
+    """Draw in memory; a call of show is an error; figures are closed."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    monkeypatch.setattr(plt, "show", lambda *_: pytest.fail("show was called"))
+    yield plt
+    plt.close("all")
+
+
+def grid(ax):
+    """Colours, diameters, rings, and names of rows and columns of a dot plot."""
+    rows, columns = ([text.get_text() for text in texts] for texts in (ax.get_yticklabels(), ax.get_xticklabels()))
+    dots, shape = ax.collections[0], (len(rows), len(columns))
+    rings = np.broadcast_to(dots.get_linewidths(), (shape[0] * shape[1],)).reshape(shape) > 0
+    return np.reshape(dots.get_array(), shape), np.reshape(dots.get_widths(), shape), rings, rows, columns
+
+
+def test_gene_dots_draw_weight_and_specificity(canvas):
+    model, _ = random_fit()
+    fit = gene_weights(model)
+    ax = gene_dots(model, ["g9", "g2", "g30"])
+    colour, width, rings, rows, columns = grid(ax)
+    places = [8, 1, 29]
+    assert rows == ["g9", "g2", "g30"] and tuple(columns) == fit.factor_names and not rings.any()
+    assert np.allclose(colour, fit.specificity[places])
+    weight = fit.weight[places]
+    assert np.allclose(width, 0.95 * (weight / weight.max()) ** 0.25)
+    centres = ax.collections[0].get_offsets().reshape(3, 4, 2)
+    assert np.array_equal(centres[0, :, 0], range(4)) and np.array_equal(centres[:, 0, 1], [2, 1, 0])
+    assert np.array_equal(ax.get_yticks(), [2, 1, 0]) and ax.get_aspect() == 1
+
+
+def test_genes_are_grouped_by_factor_and_drawn_once(canvas):
+    model, _ = random_fit()
+    for by in ("weight", "specificity"):
+        rows = grid(gene_dots(model, n_genes=4, by=by))[3]
+        assert rows == list(dict.fromkeys(top_genes(model, 4, by)["gene"]))
+    ax = gene_dots(model, {"one": ["g1", "g2"], "two": ["g5"]})
+    assert grid(ax)[3] == ["g1", "g2", "g5"] and {"one", "two"} <= {text.get_text() for text in ax.texts}
+    assert [line.get_ydata()[0] for line in ax.lines] == [0.5]
+
+
+def test_gene_dots_of_a_fit_with_signs(canvas):
+    model, _ = random_fit(signed=True)
+    fit = gene_weights(model)
+    colour = grid(gene_dots(model, ["g1", "g2"]))[0]
+    assert np.allclose(colour, (fit.specificity * np.sign(fit.weight))[:2]) and (colour < 0).any()
+    low, high = gene_dots(model).collections[0].get_clim()
+    assert low == -high
+
+
+@pytest.mark.parametrize("kind", [marker_overlap, over_representation, ulm])
+def test_enrichment_dots_draw_q_and_score(kind, canvas):
+    model, sets = random_fit(7)
+    first = top_genes(model, 12, "specificity").query("factor == 'F2'")["gene"]
+    table = kind(model, sets | {"own": list(first)}, **({} if kind is ulm else {"n_genes": 12}))
+    before, score = table.copy(), "jaccard" if kind is marker_overlap else "score"
+    ax = enrichment_dots(table, sets=["S2", "own"], factors=["F2", "F1"], largest=4)
+    colour, width, rings, rows, columns = grid(ax)
+    assert rows == ["S2", "own"] and columns == ["F2", "F1"]
+    cells = table.set_index(["set", "factor"])
+    for r, name in enumerate(rows):
+        for k, factor in enumerate(columns):
+            q, value = cells.loc[(name, factor), ["q_value", score]]
+            assert np.isclose(colour[r, k], value) and rings[r, k] == (q <= 0.05)
+            assert np.isclose(width[r, k], 0.95 * np.sqrt(min(-np.log10(q), 4) / 4))
+    assert rings[1, 0]
+    pd.testing.assert_frame_equal(table, before)
+
+
+def test_the_best_sets_are_drawn_and_missing_pairs_have_no_dot(canvas):
+    rows = [("F1", "A", 3, 0.01), ("F1", "B", 2, 0.02), ("F1", "C", -5, 0.001), ("F2", "D", 1, 0), ("F2", "A", 1, 1)]
+    table = pd.DataFrame(rows, columns=["factor", "set", "score", "q_value"])
+    colour, width, rings, names, _ = grid(enrichment_dots(table, n_sets=1))
+    assert names == ["A", "D"] and np.isfinite(colour).all()
+    assert np.allclose(width, [[0.95 * np.sqrt(0.2), 0], [0, 0.95]]) and np.array_equal(rings, np.eye(2, dtype=bool))
+    assert grid(enrichment_dots(table.assign(q_value=1.0)))[3] == ["A", "B", "C", "D"]
+
+
+def test_dots_obey_the_common_arguments(tmp_path, canvas):
+    model, sets = random_fit()
+    table, (figure, (left, right)) = ulm(model, sets), canvas.subplots(1, 2)
+    assert gene_dots(model, ax=left) is left and enrichment_dots(table, ax=right) is right
+    assert canvas.get_fignums() == [figure.number]
+    for draw, data in ((gene_dots, model), (enrichment_dots, table)):
+        made = draw(data, return_fig=True, save=tmp_path / "x.png", cmap="magma", vmin=0, vmax=2)
+        assert (tmp_path / "x.png").stat().st_size > 0 and made.axes[0].collections[0].get_clim() == (0, 2)
+        assert made.axes[0].collections[0].get_cmap().name == "magma"
+        with pytest.raises(ConfigError, match="folder"):
+            draw(data, save=tmp_path / "none" / "x.png")
+        with pytest.raises(ConfigError, match="vmax"):
+            draw(data, vmax="99")
+        with pytest.raises(ConfigError, match="1 axes"):
+            draw(data, ax=[left, right])
+
+
+def test_bad_requests_say_what_there_is(canvas):
+    model, sets = random_fit()
+    table = ulm(model, sets)
+    for call, words in (
+        (lambda: gene_dots(model, ["Mbp"]), "'g1'.*found 'Mbp'"), (lambda: gene_dots(model, []), "at least one"),
+        (lambda: gene_dots(model, by="size"), "by"), (lambda: enrichment_dots(table, sets=["T"]), "'T'"),
+        (lambda: enrichment_dots(table, factors=["F9"]), "'F9'"), (lambda: enrichment_dots(table, alpha=2), "alpha"),
+        (lambda: enrichment_dots(table, largest=0), "largest"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            call()
+    for bad in (table.drop(columns="q_value"), table.drop(columns="score"), table.head(0), [1]):
+        with pytest.raises(DataError, match="Expected a table with"):
+            enrichment_dots(bad)
+    with pytest.raises(DataError, match="no weights"):
+        gene_dots(GeneWeights(("F1",), ("g",), np.zeros((1, 1)), np.zeros((1, 1))))
+    assert not canvas.get_fignums()
+
+
+def test_diameters_have_areas():
+    assert np.allclose(diameter_of(np.array([[0.0, 1, 4, 9, np.nan]]), 4), [[0, 0.475, 0.95, 0.95, 0]])
+    assert not diameter_of(np.zeros((2, 2)), 0).any()
+
+
+def test_a_plot_of_the_same_fit_is_the_same_in_an_own_figure_and_has_keys(canvas):
+    model, _ = random_fit()
+    ax = gene_dots(model)
+    assert {"specificity", "weight"} <= {text.get_text() for text in ax.texts} and len(ax.child_axes) == 1
+    ax.figure.draw_without_rendering()
+    inside = ax.get_tightbbox().padded(-2)
+    box = ax.figure.bbox
+    assert box.x0 <= inside.x0 and inside.x1 <= box.x1 and box.y0 <= inside.y0 and inside.y1 <= box.y1

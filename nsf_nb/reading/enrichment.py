@@ -6,6 +6,7 @@
 __all__ = ['jaccard', 'upper_tail', 'log_odds', 'marker_overlap', 'over_representation', 't_scores', 'ulm']
 
 # %% ../../nbs/5_reading/53_enrichment.ipynb #d6a8c61a
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -215,7 +216,9 @@ def _decoupler() -> Any:
     """The package decoupler, or a ConfigError."""
     do = "run pip install 'nsf_nb[enrichment]'"
     try:
-        import decoupler
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="IProgress not found")  # no progress is drawn
+            import decoupler
     except ImportError as err:
         raise ConfigError(explain("the package decoupler for ulm", f"none ({err})", do)) from err
     if not hasattr(decoupler, "mt"):
