@@ -11,6 +11,7 @@ from nsf_nb.core import ConfigError, DataError, NotFittedError
 from nsf_nb.data.anndata import read_h5ad, write_h5ad, write_results
 from nsf_nb.data.simulate import simulate
 from nsf_nb.reading import maps, plot
+from nsf_nb.reading.pixels import pixels_of
 
 NAMES = ["F1", "F2", "F3"]
 
@@ -121,12 +122,99 @@ def test_y_grows_downward_on_demand(fit):
     assert bottom > top
 
 
-def test_many_spots_are_pixels():
+def test_many_spots_are_a_picture():
     rng = np.random.default_rng(0)
     where = rng.uniform(size=(maps.RASTERIZED_ABOVE + 1, 2))
-    for n, rasterized in ((len(where), True), (len(where) - 1, False)):
-        ax = maps.draw_maps(where[:n], where[:n, :1], ["x"])[0]
-        assert bool(ax.collections[0].get_rasterized()) is rasterized
+    for n, many in ((len(where), True), (len(where) - 1, False)):
+        for ax in maps.draw_maps(where[:n], where[:n], ["x", "y"]):
+            assert len(ax.images) == many and len(ax.collections) == (not many)
+
+
+def test_a_picture_has_the_spots_in_their_places():
+    """Also where y grows downward, and seen along another axis: the value is the coordinate."""
+    rng = np.random.default_rng(0)
+    where = rng.uniform(size=(12_000, 3)) * [4, 1, 2]
+    for plane, upward in (("xz", 2), ("yx", 0)):
+        ax = maps.draw_maps(where, where[:, [upward]], ["up"], maps.Look(projection=plane, invert_y=True))[0]
+        image, (left, right, bottom, top) = ax.images[0], ax.images[0].get_extent()
+        heights = bottom + (np.arange(image.get_array().shape[0]) + 0.5) / image.get_array().shape[0] * (top - bottom)
+        assert np.abs(image.get_array() - heights[:, None]).max() < 0.15 and ax.get_ylim()[0] > ax.get_ylim()[1]
+        assert image.origin == "lower" and left < 0.1 < right
+
+
+def test_pixels_are_the_means_that_datashader_finds():
+    datashader = pytest.importorskip("datashader")
+    rng = np.random.default_rng(0)
+    where, values = rng.uniform(size=(20_000, 2)), rng.gamma(1.0, size=20_000)
+    grid = pixels_of(where, np.zeros(len(where)), 0.001, 900)
+    rows, columns = grid.shape
+    left, right, bottom, top = grid.extent
+    canvas = datashader.Canvas(columns, rows, x_range=(left, right), y_range=(bottom, top))
+    table = pd.DataFrame({"x": where[:, 0], "y": where[:, 1], "value": values})
+    theirs = np.asarray(canvas.points(table, "x", "y", datashader.mean("value")))
+    assert np.allclose(grid.paint(values[:, None])[:, :, 0], theirs, equal_nan=True)
+
+
+def test_every_spot_counts_and_gaps_stay_gaps():
+    rng = np.random.default_rng(1)
+    where = rng.uniform(size=(5_000, 2))
+    where = where[np.abs(where[:, 0] - 0.5) > 0.1]
+    for most in (300, 5_000, 200_000):
+        grid = pixels_of(where, np.zeros(len(where)), maps.spot_spacing(where), most)
+        assert (np.asarray(grid.weights.sum(axis=0)) > 0).all()
+        sums = np.asarray(grid.weights.sum(axis=1)).ravel()
+        assert np.allclose(sums[sums > 0], 1)
+        picture = grid.paint(np.ones((len(where), 1)))[:, :, 0]
+        assert np.isnan(picture[:, picture.shape[1] // 2]).all()
+
+
+def test_the_highest_spot_of_a_pixel_is_seen():
+    rng = np.random.default_rng(0)
+    where, height = rng.uniform(size=(3_000, 2)), rng.uniform(1, 2, size=3_000)
+    grid = pixels_of(where, height, 0.001, 50)
+    left, right, bottom, top = grid.extent
+    at = np.floor((where - [left, bottom]) / [right - left, top - bottom] * grid.shape[::-1]).astype(int)
+    best = np.zeros(grid.shape)
+    np.maximum.at(best, (at[:, 1], at[:, 0]), height)
+    assert np.array_equal(np.nan_to_num(grid.paint(height[:, None])[:, :, 0]), best)
+
+
+def test_what_panels_share_is_found_once(monkeypatch):
+    calls = []
+    monkeypatch.setattr(maps, "spot_spacing", lambda plane: calls.append(len(plane)) or 0.01)
+    where = np.random.default_rng(0).uniform(size=(11_000, 2))
+    maps.draw_maps(where, np.tile(where, 3), list("abcdef"))
+    assert calls == [11_000]
+
+
+def test_a_file_of_many_spots_is_small(tmp_path):
+    rng = np.random.default_rng(0)
+    where = rng.uniform(size=(30_000, 2))
+    table = pd.DataFrame(rng.gamma(1.0, size=(30_000, 4)), columns=list("abcd"))
+    axes = plot.factors(SimpleNamespace(factors_=table, coords_=where), save=tmp_path / "factors.pdf")
+    assert all(len(ax.images) == 1 and not ax.collections for ax in axes)
+    assert (tmp_path / "factors.pdf").stat().st_size < 2_000_000
+
+
+def test_pixels_of_a_figure_are_bounded():
+    where = np.random.default_rng(0).uniform(size=(20_000, 2))
+    look = maps.Look(size=1e-4)
+    for n, most in ((1, 1_000_000), (20, 150_000)):
+        assert 0.95 * most < np.prod(maps.scene_of(where, look, n).pixels.shape) < 1.05 * most
+
+
+def test_a_volume_in_perspective(fit, canvas, tmp_path):
+    where = np.random.default_rng(1).normal(size=(144, 3))
+    axes = plot.factors(fit[1], ["F1", "F2"], coords=where, projection="3d", save=tmp_path / "volume.pdf")
+    spots = axes[0].collections[0]
+    assert np.array_equal(np.stack(spots._offsets3d, axis=1), where) and not spots.get_rasterized()
+    assert np.array_equal(axes[1].collections[0].get_array(), fit[1].factors_["F2"])
+    with pytest.raises(ConfigError, match="three dimensions"):
+        plot.factors(fit[1], "F1", coords=where, projection="3d", ax=canvas.figure().subplots())
+    with pytest.raises(ConfigError, match="projection"):
+        plot.factors(fit[1], "F1", projection="3d")
+    many = np.random.default_rng(1).normal(size=(10_001, 3))
+    assert maps.draw_maps(many, many[:, :1], ["x"], maps.Look(projection="3d"))[0].collections[0].get_rasterized()
 
 
 @pytest.mark.parametrize("plane, axis", [("xy", 2), ("yx", 2), ("xz", 1), ("zy", 0)])

@@ -13,77 +13,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..core import ConfigError, DataError, NotFittedError, ShapeError, check_writable, explain
-from ..data.anndata import KEYS, coords_of, from_anndata, genes_of
+from ..core import DataError, check_writable, explain
+from ..data.anndata import KEYS, from_anndata, genes_of
+from .found import adata_part, chosen_of, coords_for, factors_of, is_adata
 from .interpret import interpret, rank_genes
-from .maps import Look, colour_limit, draw_map, draw_maps, finish, panels
+from .maps import Look, draw_maps
+from .panels import colour_limit, finish, panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-# %% ../../nbs/5_reading/54_plot.ipynb #9934c562
-def _adata_part(adata: Any, slot: str, key: str, key_added: str) -> Any:
-    """What an AnnData has under a key, or a DataError."""
-    table = getattr(adata, slot)
-    if key not in table:
-        do = f"run nsf_nb.tl.fit(adata, model, key_added={key_added!r}) first, or pass the key_added of the fit"
-        found = ", ".join(map(repr, table)) or "nothing"
-        raise DataError(explain(f"a fit in adata.{slot}[{key!r}]", found, do))
-    return table[key]
-
-
-def _is_adata(data: Any) -> bool:
-    """Whether the results are in an AnnData; False for a fitted model, an error for anything else."""
-    if hasattr(data, "obsm") and hasattr(data, "varm"):
-        return True
-    if hasattr(data, "factors_"):
-        return False
-    kind, expected = type(data).__name__, "an AnnData with a fit, or a fitted model"
-    if hasattr(data, "fit"):
-        raise NotFittedError(explain(expected, f"{kind} that is not fitted", "call fit first"))
-    raise DataError(explain(expected, kind, "pass the AnnData or the model"))
-
-# %% ../../nbs/5_reading/54_plot.ipynb #debe5d0a
-def _factors_of(data: Any, key_added: str, std: bool = False) -> tuple[np.ndarray, list[str]]:
-    """N×L values, or their standard deviations, and the names of the factors."""
-    if not _is_adata(data):
-        table = data.factor_std_ if std else data.factors_
-        return np.asarray(table, dtype=np.float64), [str(name) for name in table.columns]
-    keys = KEYS.named(key_added)
-    key = keys.factors_std if std else keys.factors
-    values = np.asarray(_adata_part(data, "obsm", key, key_added), dtype=np.float64)
-    counted = [f"F{i + 1}" for i in range(values.shape[1])]
-    return values, [str(name) for name in data.uns.get(keys.uns, {}).get("factor_names", counted)]
-
-
-def _coords_for(data: Any, coords: Any, spatial_key: str, n_obs: int) -> np.ndarray:
-    """N×D coordinates: those given, those of the AnnData, or those that the model was fitted to."""
-    if coords is None and _is_adata(data):
-        return coords_of(data, spatial_key, spread=False)
-    found = getattr(data, "coords_", None) if coords is None else coords
-    found = np.asarray(np.zeros((0, 2)) if found is None else found, dtype=np.float64)
-    found = found[:, None] if found.ndim == 1 else found
-    if len(found) != n_obs or found.ndim != 2 or found.shape[1] not in (1, 2, 3):
-        do = "pass coords, for example adata.obsm['spatial']"
-        raise ShapeError(explain(f"N×D coordinates of {n_obs} spots", f"shape {found.shape}", do))
-    return found
-
-# %% ../../nbs/5_reading/54_plot.ipynb #5d04de2b
-def _chosen(wanted: Any, names: Sequence[str], what: str) -> tuple[list[int], bool]:
-    """Positions of the wanted names or positions (None: all), and whether one was asked for by itself."""
-    single = isinstance(wanted, (str, int, np.integer))
-    wanted = range(len(names)) if wanted is None else [wanted] if single else list(wanted)
-    places = []
-    for item in wanted:
-        inside = isinstance(item, (int, np.integer)) and 0 <= item < len(names)
-        if not inside and item not in names:
-            near = ", ".join(map(repr, names[:8])) + ", …" * (len(names) > 8)
-            raise ConfigError(explain(f"names of {what} among {near}", repr(item), "check the spelling"))
-        places.append(int(item) if inside else list(names).index(item))
-    if not places:
-        raise ConfigError(explain(f"at least one of the {what}", "none", f"pass None for all {what}"))
-    return places, single
 
 # %% ../../nbs/5_reading/54_plot.ipynb #f0c3b67d
 def factors(
@@ -108,7 +47,7 @@ def factors(
     cmap, vmin, vmax, colorbar
         Colours, each panel by itself; limits are numbers, None for the extremes, or percentiles ("p99").
     size, projection, invert_y
-        Diameter of a spot in input units (default their spacing); plane of sight; whether y grows downward.
+        Diameter of a spot in input units (default their spacing); plane of sight, or "3d"; whether y grows downward.
     show, save, return_fig
         Whether to show; a file to write; whether to return the figure.
 
@@ -118,9 +57,9 @@ def factors(
         One axes for one factor, a list for several. On a line factors are curves, and colours do not matter.
     """
     save = save if save is None else check_writable(save, force=True)
-    values, names = _factors_of(data, key_added, std)
-    places, single = _chosen(factors, names, "factors")
-    where = _coords_for(data, coords, spatial_key, len(values))
+    values, names = factors_of(data, key_added, std)
+    places, single = chosen_of(factors, names, "factors")
+    where = coords_for(data, coords, spatial_key, len(values))
     look = Look(cmap, vmin, vmax, size, projection, invert_y, colorbar)
     axes = draw_maps(where, values[:, places], [names[k] for k in places], look, ax, ncols)
     return finish(axes, single, show, save, return_fig)
@@ -151,24 +90,23 @@ def gene(
     """
     save = save if save is None else check_writable(save, force=True)
     values, titles, where = _gene_values(adata, genes, layer, size_factors, key_added, spatial_key)
-    axes: list[Any] = panels(len(titles), ax, ncols)
-    for k, axis in enumerate(axes):
-        pair = values[:, k - k % 2 : k - k % 2 + 2]
+    looks = []
+    for k in range(0, len(titles), 2):
+        pair = values[:, k : k + 2]
         low, high = colour_limit("vmin", vmin, pair, np.min), colour_limit("vmax", vmax, pair, np.max)
-        look = Look(cmap, low, high, size, projection, invert_y, colorbar)
-        draw_map(axis, where, values[:, k], titles[k], look)
-    return finish(axes, False, show, save, return_fig)
+        looks += 2 * [Look(cmap, low, high, size, projection, invert_y, colorbar)]
+    return finish(draw_maps(where, values, titles, looks, ax, ncols), False, show, save, return_fig)
 
 # %% ../../nbs/5_reading/54_plot.ipynb #bc5728e1
 def _gene_values(
     adata: Any, genes: Any, layer: str | None, size_factors: Any, key_added: str, spatial_key: str
 ) -> tuple[np.ndarray, list[str], np.ndarray]:
     """Counts and means of genes in turn (N×2G), their titles, and the coordinates."""
-    values, _ = _factors_of(adata, key_added)
-    loadings = np.asarray(_adata_part(adata, "varm", KEYS.named(key_added).loadings, key_added))
+    values, _ = factors_of(adata, key_added)
+    loadings = np.asarray(adata_part(adata, "varm", KEYS.named(key_added).loadings, key_added))
     mask = genes_of(adata, np.isfinite(loadings).all(axis=1))
     data, _ = from_anndata(adata, layer, spatial_key, size_factors, mask, spread=False)
-    places, _ = _chosen(genes, list(data.feature_names), "genes of the fit")
+    places, _ = chosen_of(genes, list(data.feature_names), "genes of the fit")
     means = data.size_factors[:, None] * (values @ loadings[mask][places].T)
     both = np.stack([data.counts[:, places].toarray(), means], axis=2).reshape(len(means), -1)
     titles = [f"{data.feature_names[k]}{kind}" for k in places for kind in (", counts", ", mean")]
@@ -216,9 +154,9 @@ def _heat(
     data: Any, genes: Any, n_genes: int, by: str, mode: str, key_added: str
 ) -> tuple[np.ndarray, list[str], list[str]]:
     """The values of a heat map, the names of its rows and of its columns."""
-    values, columns = _factors_of(data, key_added)
-    if _is_adata(data):
-        table = np.asarray(_adata_part(data, "varm", KEYS.named(key_added).loadings, key_added))
+    values, columns = factors_of(data, key_added)
+    if is_adata(data):
+        table = np.asarray(adata_part(data, "varm", KEYS.named(key_added).loadings, key_added))
         names = np.asarray(data.var_names, dtype=str)
     else:
         table, names = np.asarray(data.loadings_), np.asarray(data.loadings_.index, dtype=str)
@@ -228,7 +166,7 @@ def _heat(
         tops = [rank_genes(w, p, n_genes, by) for w, p in zip(fit.weight.T, fit.specificity.T, strict=True)]
         rows = list(dict.fromkeys(int(j) for top in tops for j in top))
     else:
-        rows, _ = _chosen(genes, list(names), "genes of the fit")
+        rows, _ = chosen_of(genes, list(names), "genes of the fit")
     return fit.loadings[rows], [str(names[j]) for j in rows], [columns[k] for k in fit.order]
 
 # %% ../../nbs/5_reading/54_plot.ipynb #301a1f69
@@ -270,8 +208,8 @@ def history(
 # %% ../../nbs/5_reading/54_plot.ipynb #3dca5fe8
 def _runs(data: Any, key_added: str) -> dict[Any, tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Sweeps, finite bounds and events of each start."""
-    table = _adata_part(data, "uns", KEYS.named(key_added).uns, key_added) if _is_adata(data) else data.history
-    if _is_adata(data):
+    table = adata_part(data, "uns", KEYS.named(key_added).uns, key_added) if is_adata(data) else data.history
+    if is_adata(data):
         if "history" not in table:
             do = "pass the model"
             raise DataError(explain(f"a history in adata.uns[{key_added!r}]", "none", do))
