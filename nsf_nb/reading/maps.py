@@ -137,7 +137,8 @@ def scene_of(coords: Float[np.ndarray, "N D"], look: Look, n_panels: int = 1) ->
     diameter = spot_spacing(plane) if look.size is None else check_positive("size", look.size)
     pixels = None
     if len(coords) > RASTERIZED_ABOVE and not solid:
-        pixels = pixels_of(plane, height, diameter, min(_PIXELS_OF_PANEL, max(_PIXELS // n_panels, 1)))
+        most = min(_PIXELS_OF_PANEL, max(_PIXELS // n_panels, 1))
+        pixels = pixels_of(plane, height, diameter, most, diameter if look.size is None else 0.75 * diameter)
     return Scene(plane, np.argsort(height, kind="stable"), diameter, pixels)
 
 # %% ../../nbs/5_reading/55_maps.ipynb #f500b2c7
@@ -176,7 +177,9 @@ def _solid(ax: "Axes", scene: Scene, values: np.ndarray, colours: dict[str, Any]
     style = {"s": size, "linewidths": 0, "marker": "o" if len(values) <= RASTERIZED_ABOVE else "s"}
     spots = ax.scatter(*scene.coords.T, c=values, rasterized=len(values) > RASTERIZED_ABOVE, **style, **colours)
     ax.set_box_aspect(extent, zoom=0.9)
-    ax.set(xlabel="x", ylabel="y", zlabel="z", xticks=[], yticks=[], zticks=[])
+    ax.set(xticks=[], yticks=[], zticks=[])
+    for letter in "xyz":
+        getattr(ax, f"set_{letter}label")(letter, labelpad=-12)
     return spots
 
 # %% ../../nbs/5_reading/55_maps.ipynb #a900141b
@@ -193,7 +196,7 @@ def _draw(ax: "Axes", scene: Scene, values: np.ndarray, look: Look, n_dims: int)
         if n_dims == 3:
             ax.set(xlabel=look.projection[0], ylabel=look.projection[1])
     if look.colorbar:
-        ax.figure.colorbar(drawn, ax=ax, shrink=0.75, aspect=25)
+        ax.figure.colorbar(drawn, ax=ax, shrink=0.75, aspect=25, pad=0.12 if kind is _solid else 0.05)
 
 # %% ../../nbs/5_reading/55_maps.ipynb #c1cea218
 def draw_map(

@@ -66,7 +66,8 @@ def _shown(cell: np.ndarray, height: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 # %% ../../nbs/5_reading/551_pixels.ipynb #11867a7f
 def pixels_of(
-    plane: Float[np.ndarray, "N 2"], height: Float[np.ndarray, "N"], diameter: float, most: int = 1_000_000
+    plane: Float[np.ndarray, "N 2"], height: Float[np.ndarray, "N"], diameter: float, most: int = 1_000_000,
+    reach: float | None = None,
 ) -> Pixels:
     """Lay a grid of pixels over spots (@eq-pixels).
 
@@ -76,8 +77,8 @@ def pixels_of(
         N×2 places in the plane of sight and N heights along the line of sight, input units.
     diameter
         Of a spot, input units.
-    most
-        About the largest number of pixels. Default 1,000,000.
+    most, reach
+        About the largest number of pixels, default 1,000,000; r, input units, default the diameter.
 
     Returns
     -------
@@ -92,7 +93,7 @@ def pixels_of(
     spots, weights = _shown(cell, height)
     empty = np.flatnonzero(np.bincount(cell, minlength=across * up) == 0)
     middles = low + side * (np.stack([empty % across, empty // across], axis=1) + 0.5)
-    near, filling = _nearest(plane, middles, 0.75 * diameter)
+    near, filling = _nearest(plane, middles, diameter if reach is None else reach)
     entries = np.concatenate([weights, np.ones(len(filling))])
     rows, columns = np.concatenate([cell[spots], empty[near]]), np.concatenate([spots, filling])
     matrix = sp.csr_matrix((entries, (rows, columns)), shape=(across * up, len(plane)))
