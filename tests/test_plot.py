@@ -372,6 +372,22 @@ def test_composites_of_other_kinds(fit):
         pl.composite(many, coords=np.ones(9))
 
 
+def test_signs_do_not_mix(fit):
+    model = fit[1]
+    centred = model.loadings_ - model.loadings_.mean()  # as in a real-valued fit: sums of about zero
+    for signed in ({"factors_": model.factors_ - 1}, {"loadings_": centred}):
+        with pytest.raises(DataError, match="nonnegative"):
+            pl.composite(SimpleNamespace(**{**vars(model), **signed}))
+    pl.composite(SimpleNamespace(**{**vars(model), "loadings_": centred}), scale="each")
+
+
+def test_a_model_that_cannot_predict_is_told(fit):
+    stored = SimpleNamespace(factors_=fit[1].factors_, coords_=fit[1].coords_)
+    for draw in (pl.fit, pl.continuous):
+        with pytest.raises((ConfigError, DataError), match="nsf_nb.load"):
+            draw(stored)
+
+
 def test_hues_stay_apart_for_colour_blind_readers():
     """Projection of Vienot, Brettel and Mollon (1999) for readers without red or green cones, not the chapter's."""
     hues = np.array([matplotlib.colors.to_rgb(name) for name in PALETTE])

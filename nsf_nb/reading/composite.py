@@ -108,17 +108,18 @@ def _amounts(data: Any, factors: Any, key_added: str, scale: str) -> tuple[np.nd
     """Factors that were asked for on one scale, and their names."""
     values, names = factors_of(data, key_added)
     places, _ = chosen_of(factors, names, "factors")
+    signed = values[:, places].min() < 0
     if check_choice("scale", scale, ("counts", "each")) == "each":
-        amounts = values / np.array([np.percentile(column, 99) or 1.0 for column in values.T])
+        weights = np.array([1.0 / (np.percentile(column, 99) or 1.0) for column in values.T])
     else:
         key = KEYS.named(key_added).loadings
         loadings = adata_part(data, "varm", key, key_added) if is_adata(data) else data.loadings_
-        amounts = values * np.nansum(np.asarray(loadings, dtype=np.float64), axis=0)
-    chosen = amounts[:, places]
-    if chosen.min() < 0:
+        loadings = np.nan_to_num(np.asarray(loadings, dtype=np.float64))  # NaN: genes left out of the fit
+        signed, weights = signed or loadings.min() < 0, loadings.sum(axis=0)
+    if signed:
         do = "draw them one by one with factors"
-        raise DataError(explain("nonnegative factors and loadings to mix", f"{chosen.min():.3g} in one", do))
-    return chosen, [names[k] for k in places]
+        raise DataError(explain("nonnegative factors and loadings to mix", "some with signs", do))
+    return (values * weights)[:, places], [names[k] for k in places]
 
 
 def _hues(colors: Sequence[Any] | None, names: Sequence[str]) -> np.ndarray:

@@ -103,6 +103,18 @@ def _diagonal(ax: "Axes", low: float, high: float) -> None:
     ax.plot([low, high], [low, high], color="black", linewidth=1, linestyle="--", zorder=1, label="equal")
 
 
+def _log_axes(ax: "Axes", x: str, y: str) -> None:
+    """Logarithmic axes; within less than two decades also 2 and 5 are labelled."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+    ax.set(xscale="log", yscale="log", xlabel=x, ylabel=y)
+    for axis, (low, high) in ((ax.xaxis, ax.get_xlim()), (ax.yaxis, ax.get_ylim())):
+        few = MaxNLocator(4) if high < 10 * low else LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,), numticks=8)
+        axis.set_major_locator(few)
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.12g}"))
+        axis.set_minor_formatter(NullFormatter())
+
+
 def _genes(ax: "Axes", found: Comparison, n_bins: int) -> None:
     """Totals of the genes; those without any count cannot be on a logarithmic axis."""
     seen = found.observed > 0
@@ -112,10 +124,10 @@ def _genes(ax: "Axes", found: Comparison, n_bins: int) -> None:
     if len(y):
         _diagonal(ax, min(y.min(), mu.min()), max(y.max(), mu.max()))
     without = f" ({(~seen).sum():,} without counts not shown)" if not seen.all() else ""
-    ax.set(xscale="log", yscale="log", xlabel="predicted total", ylabel="observed total")
+    _log_axes(ax, "predicted total", "observed total")
     ax.set_title(f"{len(y):,} genes{without}", fontsize="medium" if seen.all() else "small")
 
-
+# %% ../../nbs/5_reading/561_goodness.ipynb #1bfed00b
 def _bins(ax: "Axes", found: Comparison, n_bins: int) -> None:
     """Mean counts in bins of the prediction, with two standard deviations (@eq-goodness-bins)."""
     number, sums = _joined(found, n_bins)
@@ -125,10 +137,11 @@ def _bins(ax: "Axes", found: Comparison, n_bins: int) -> None:
     ax.fill_between(mu, *band, color="0.8", label="± 2 sd by the model", zorder=0)
     _diagonal(ax, mu.min(), mu.max())
     ax.plot(mu, np.maximum(y, floor), "o", color="tab:blue", markersize=4, label="observed")
-    ax.set(xscale="log", yscale="log", xlabel="predicted, mean of bin", ylabel="observed, mean of bin", title="mean")
+    _log_axes(ax, "predicted, mean of bin", "observed, mean of bin")
+    ax.set_title("mean")
     ax.legend(fontsize="small", loc="upper left")
 
-# %% ../../nbs/5_reading/561_goodness.ipynb #1bfed00b
+# %% ../../nbs/5_reading/561_goodness.ipynb #0f476d38
 def _variance(ax: "Axes", found: Comparison, n_bins: int) -> None:
     """Variance around the prediction against the mean (@eq-goodness-variance)."""
     number, sums = _joined(found, n_bins)
@@ -137,7 +150,7 @@ def _variance(ax: "Axes", found: Comparison, n_bins: int) -> None:
     if not np.allclose(allowed, mu):
         ax.plot(mu, allowed, color="tab:red", linewidth=1, label="the model's")
     ax.plot(mu, seen, "o", color="tab:blue", markersize=4, label="observed")
-    ax.set(xscale="log", yscale="log", xlabel="predicted, mean of bin", ylabel="squared difference, mean")
+    _log_axes(ax, "predicted, mean of bin", "squared difference, mean")
     ax.set_title("variance")
     ax.legend(fontsize="small", loc="upper left")
 
@@ -153,7 +166,7 @@ def _entries(ax: "Axes", found: Comparison, n_bins: int) -> None:
     style = {"cmap": "viridis", "norm": LogNorm(1, max(float(shown.max()), 2.0)), "rasterized": True}
     drawn = ax.pcolormesh(_EDGES[first : last + 1], edges, shown, **style)
     _diagonal(ax, max(_EDGES[first], 0.3), min(_EDGES[last], edges[-1]))
-    ax.set(xscale="log", yscale="log", xlabel="predicted", ylabel="observed")
+    _log_axes(ax, "predicted", "observed")
     ax.set_title(f"{int(found.number.sum()):,} entries")
     ax.set_yticks([0.4, *(t for t in 10.0 ** np.arange(7) if t <= edges[-1])])
     ax.set_yticklabels(["0", *(f"{t:,.0f}" for t in 10.0 ** np.arange(7) if t <= edges[-1])])
@@ -168,6 +181,8 @@ def _held_against(model: Any, adata: Any) -> tuple[Any, np.ndarray | None]:
     if not hasattr(model, "factors_"):
         do = "call fit first" if hasattr(model, "fit") else "pass the model, not its results"
         raise NotFittedError(explain("a fitted model", type(model).__name__, do))
+    if not hasattr(model, "predict"):
+        raise ConfigError(explain("a model that predicts", type(model).__name__, "load it with nsf_nb.load"))
     if adata is None:
         data = model.data_
         data.counts  # noqa: B018  (says it if the model was saved without)

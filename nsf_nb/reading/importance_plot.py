@@ -39,7 +39,7 @@ def _table_in(data: Any, of: str, key_added: str) -> "pd.DataFrame":
     if of in slots and hasattr(data, "var") and hasattr(data, "obs"):
         key, table = KEYS.named(key_added).importance, getattr(data, slots[of])
         if key not in table:
-            do = "fit a model with spatial and other factors with nsf_nb.tl.fit, or pass the key_added of the fit"
+            do = "pass a table with a column importance, or the key_added of a fit that wrote it"
             found = ", ".join(map(repr, table.columns)) or "nothing"
             raise DataError(explain(f"spatial importance in adata.{slots[of]}[{key!r}]", found, do))
         return table[[key]].set_axis(["importance"], axis=1)

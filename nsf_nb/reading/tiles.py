@@ -122,10 +122,12 @@ def _at_tiles(model: Any, coords: np.ndarray, std: bool) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _spatial_names(model: Any) -> list[str]:
-    """Names of the factors that have a length scale."""
+def _spatial_names(model: Any, needed: bool) -> list[str]:
+    """Names of the factors that have a length scale, of a model that can be asked."""
+    if not hasattr(model, "predict"):
+        raise DataError(explain("a model that predicts", type(model).__name__, "load it with nsf_nb.load"))
     names = [str(name) for name in getattr(model, "length_scales_", model.factors_.T).index]
-    if not names:
+    if needed and not names:
         do = "draw them at the spots with factors"
         raise DataError(explain("a model with spatial factors", "one without", do))
     return names
@@ -174,8 +176,8 @@ def continuous(
         One axes for one factor, a list for several.
     """
     save = save if save is None else check_writable(save, force=True)
-    values, names = factors_of(model, "nsf")
-    places, single = chosen_of(_spatial_names(model) if factors is None else factors, names, "factors")
+    (values, names), spatial = factors_of(model, "nsf"), _spatial_names(model, factors is None)
+    places, single = chosen_of(spatial if factors is None else factors, names, "factors")
     spots = coords_for(model, coords, "spatial", len(values) if coords is None else len(coords))
     if spots.shape[1] == 3:
         do = "draw the spots with factors and projection='3d', or ask model.predict(tiles(coords).coords)"
