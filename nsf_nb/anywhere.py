@@ -209,7 +209,7 @@ def _prior(model: Any, data: SpatialCounts, every_gene: bool, slopes: Any) -> Sp
     prior, own = prior_of(found, data.coords, data.n_obs), np.flatnonzero(rows >= 0)
     if not len(own):
         return prior
-    if (known := hasattr(model.data_, "counts")) or every_gene:
+    if (known := isinstance(model.data_, SpatialCounts)) or every_gene:
         counted = model.data_.subset(rows[own]) if known else data.subset(own)
     else:
         do = "pass new spots, or use_location=False"
