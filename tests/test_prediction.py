@@ -278,6 +278,14 @@ def test_coverage_needs_an_interval(family, parts):
         family("RSF", "poisson").coverage(parts[1])
 
 
+def test_mefisto_says_what_it_has():
+    found = nsf.MEFISTO(2)
+    found.state_ = object()  # what matters is that it is not made of the parts of the other models
+    for ask in (lambda: found.sample(np.zeros((1, 2))), lambda: found.transform(None), lambda: found.coverage(None)):
+        with pytest.raises(ConfigError, match="MEFISTO.*predict with interval"):
+            ask()
+
+
 # Between sections
 
 
