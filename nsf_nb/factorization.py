@@ -10,10 +10,15 @@ from typing import Any
 
 import numpy as np
 
+from .anywhere import Anywhere
+from .anywhere import exposures_of as _exposures
+from .anywhere import fitted as _fitted
+from .anywhere import places_of as _places
+from .anywhere import read_spots as _read
 from .care import Care, run_with_care
-from .core import ConfigError, DataError, NotFittedError, explain
-from .data.anndata import KEYS, coords_of, from_anndata
-from .data.counts import RULES, SpatialCounts
+from .core import ConfigError, DataError, explain
+from .data.anndata import KEYS, from_anndata
+from .data.counts import SpatialCounts
 from .doctor import attended
 from .family import Named
 from .inference.records import FitResult, FitSettings
@@ -26,7 +31,7 @@ from .reading.interpret import Interpretation, interpret
 from .reading.metrics import prediction_sums
 from .reading.ordering import in_order
 from nsf_nb.reading.prediction import (
-    baseline_scores, count_interval, counts_moments, exposures, match_genes, predicted_factors,
+    baseline_scores, count_interval, counts_moments, predicted_factors,
 )
 
 # %% ../nbs/6_interface/69_factorization.ipynb #521e7d1e
@@ -100,31 +105,6 @@ def _fit(
     with attended((model, how), data, max_memory is not None):
         found = in_order(run_with_care(model, data, how, care, *earlier), data.size_factors)
     return self._learn(found, data, (layer, spatial_key, rule))
-
-# %% ../nbs/6_interface/69_factorization.ipynb #cc4f85b6
-def _read(self, adata: Any) -> SpatialCounts:
-    """Counts, places and size factors of any spots, genes in the order of the fit."""
-    adata, mask = match_genes(adata, self.feature_names_)
-    return from_anndata(adata, self.layer_, self.spatial_key_, self.size_factors_, mask, spread=False)[0]
-
-
-def _exposures(self, adata: Any, n_obs: int, given: Any) -> np.ndarray:
-    """Size factors of new spots: what is given, else the rule of the fit, else one."""
-    rule = self.size_factors_.rule
-    if given is not None or adata is None or rule == "constant":
-        return exposures(1.0 if given is None else given, n_obs)
-    if rule in RULES:
-        return _read(self, adata).size_factors
-    if rule not in adata.obs:
-        raise DataError(explain(f"the column {rule!r} of the fit in adata.obs", "none", "add it, or pass size_factors"))
-    return exposures(adata.obs[rule], n_obs, f"adata.obs[{rule!r}]")
-
-
-def _places(self, where: Any) -> tuple[Any, Any, str]:
-    """The AnnData (None for bare coordinates), the places and the name of their slot."""
-    if hasattr(where, "obsm"):
-        return where, coords_of(where, self.spatial_key_, spread=False), f"adata.obsm[{self.spatial_key_!r}]"
-    return None, where, "coords"
 
 # %% ../nbs/6_interface/69_factorization.ipynb #69db4276
 def _predict(self, where: Any, size_factors: Any = None, interval: float | None = None) -> "anndata.AnnData":  # noqa: F821
@@ -295,15 +275,8 @@ _LEARNED = (
     "state_", "result_", "data_",
 )
 
-
-def _fitted(self) -> "Factorization":
-    """Itself, or a NotFittedError."""
-    if "state_" not in vars(self):
-        raise NotFittedError(explain("a fitted model", f"{type(self).__name__} without a fit", "call fit first"))
-    return self
-
 # %% ../nbs/6_interface/69_factorization.ipynb #d48dcd61
-class Factorization(Named, Saved):
+class Factorization(Named, Saved, Anywhere):
     """Base of all estimators. A subclass has parameters and a method `plan` that makes a model and settings of them."""
 
     fit, predict, evaluate, score, score_table, interpret = _fit, _predict, _evaluate, _score, _score_table, _interpret
