@@ -268,7 +268,8 @@ def atlas_section(facts: dict[str, Any], block: Block) -> str:
 
 # %% ../nbs/6_interface/648_atlas.ipynb #655810c8
 STYLE = """
-.quiet { min-height: 1.5em; margin: 0; color: var(--soft); } .plot { width: 100%; min-height: 8rem; }
+.quiet { min-height: 1.5em; margin: 0; color: var(--soft); } 
+.plot { width: 100%; min-height: 8rem; overflow: hidden; }
 .split { display: grid; gap: 1rem 2rem; grid-template-columns: minmax(0, 1fr); margin: 1rem 0; }
 .split > *, .pair > * { min-width: 0; }
 @media (min-width: 60rem) { .split { grid-template-columns: minmax(0, 2fr) minmax(17rem, 1fr); } }

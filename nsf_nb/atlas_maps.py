@@ -63,12 +63,13 @@ function height(div, n, stacked) {
 
 # %% ../nbs/6_interface/646_atlas_maps.ipynb #419a7316
 _DRAW = r"""
+const NARROW = 640;  // pixels that two maps beside each other need
 let axes;
 const HOVER = flat ? "x %{x:.4g}<br>%{y:.4g}<extra></extra>"
   : "%{x:.4g}, %{y:.4g}<br><b>%{marker.color:.4g}</b><extra></extra>";
 
 async function draw(div, panels) {
-  const look = colours(), n = panels.length, stacked = div.clientWidth < 640, traces = [];
+  const look = colours(), n = panels.length, stacked = div.clientWidth < NARROW, traces = [];
   const layout = base(look, {margin: {l: flat ? 40 : 4, r: 48, t: 44, b: flat ? 30 : 4}, showlegend: false,
     annotations: [], height: height(div, n, stacked)});
   panels.forEach((it, i) => {

@@ -205,6 +205,15 @@ function chosenTable() {
 
 # %% ../nbs/6_interface/647_atlas_script.ipynb #d22e5184
 _DOWNLOAD = r"""
+function copyButton(text) {
+  const made = node("button", "Copy", {type: "button"});
+  made.addEventListener("click", () => {
+    getSelection().selectAllChildren(text);
+    say(document.execCommand("copy") ? "The paragraph was copied." : "The paragraph is selected.");
+  });
+  return made;
+}
+
 function preview() {
   const found = chosenTable(), head = found.rows.slice(0, 8);
   const caption = `${show(found.rows.length)} rows, the first ${head.length}`;
@@ -239,12 +248,7 @@ function connect() {
   $("atlas-same").addEventListener("change", () => chooseGene(gene, false));
   $("atlas-table").addEventListener("change", preview);
   $("atlas-download").addEventListener("click", download);
-  const copy = node("button", "Copy", {type: "button"});
-  copy.addEventListener("click", () => {
-    getSelection().selectAllChildren($("methods"));
-    say(document.execCommand("copy") ? "The paragraph was copied." : "The paragraph is selected.");
-  });
-  if ($("methods")) $("methods").after(copy);
+  if ($("methods")) $("methods").after(copyButton($("methods")));
   const again = async () => {
     const kept = gene;
     await chooseFactor(factor);
@@ -253,7 +257,13 @@ function connect() {
     await drawBound();
   };
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", again);
-  matchMedia("(max-width: 700px)").addEventListener("change", again);
+  const narrow = () => $("atlas-factor").clientWidth < NARROW;
+  let before = narrow();
+  addEventListener("resize", () => {
+    if (narrow() === before) return;
+    before = narrow();
+    again();
+  });
 }
 
 """

@@ -405,3 +405,47 @@ def test_scatter_of_the_genes(fitted):
     assert spread["median"] == f"{model.dispersion_.median():.4g}"
     assert found["Genes with the largest"][1] == [model.dispersion_.idxmax(), f"{model.dispersion_.max():.4g}"]
     assert ("φ μ²" in text) == (SCATTER[name] == "Dispersion")
+
+
+# The command
+
+
+def numbers_of(text):
+    """What the atlas of a page holds, to ten digits, and its packed arrays."""
+    facts = re.search(r'id="atlas-facts">(.*?)</script>', text, re.DOTALL)[1]
+    arrays = re.search(r'id="atlas-arrays">(.*?)</script>', text)[1]
+    return json.loads(facts, parse_float=lambda number: float(f"{float(number):.10g}")), arrays
+
+
+@pytest.mark.parametrize("options", ["nsf -M 30", "pnmf", "rsf", "rsfh --likelihood nb -T 2", "mefisto"])
+def test_the_command_writes_the_page_of_the_fit(options, mixed, tmp_path, monkeypatch):
+    pytest.importorskip("tensorflow")
+    from typer.testing import CliRunner
+
+    from nsf_nb.cli import app
+    from nsf_nb.data.files import write_h5ad
+
+    monkeypatch.chdir(tmp_path)
+    write_h5ad(mixed, tmp_path / "data.h5ad")
+
+    def run(line):
+        done = CliRunner().invoke(app, line.split(), prog_name="nsf")
+        assert done.exit_code in (0, 2), (done.output, done.exception)
+        return done.exit_code, done.output
+
+    fit = "fit data.h5ad -L 3 --max-iter 4 --size-factors mean -o out.h5ad --report a.html --model"
+    assert run(f"{fit} {options}")[0] == 0
+    code, said = run("report out.h5ad -o b.html")
+    assert code == 0 and "3 factors of 137 spots\nreport   b.html" in said
+    first, second = ((tmp_path / name).read_text(encoding="utf-8") for name in ("a.html", "b.html"))
+    assert numbers_of(first) == numbers_of(second)
+    left_out = r"Written [^<]* by|<table><caption>(Settings|Parts of the bound).*?</table>|<svg.*?</svg>"
+    assert re.sub(left_out, "", words(first), flags=re.DOTALL) == re.sub(left_out, "", words(second), flags=re.DOTALL)
+    assert "Held-out deviance of" in second
+
+    code, said = run("report out.h5ad -o b.html")
+    assert code == 2 and said.count("\n") == 1 and "--force" in said
+    code, said = run("report data.h5ad -o c.html")
+    assert code == 2 and said.count("\n") == 1 and "a fit in uns['nsf']" in said
+    assert [run(f"report out.h5ad -o c.html {more}")[0] for more in ("--table absent.csv", "--gene Plp1")] == [2, 2]
+    assert run("report data.h5ad --model out.h5ad -o c.html")[0] == 2 and not (tmp_path / "c.html").exists()
