@@ -215,19 +215,44 @@ def importance_of(reading: Reading) -> Float[np.ndarray, "J"]:
     return np.where(reading.totals > 0, np.clip(importance, 0, 1), np.nan)
 
 # %% ../nbs/6_interface/641_cards.ipynb #cd41fb47
-def importance_section(reading: Reading, n_genes: int) -> str:
+def _given_section(genes: Any, n_genes: int) -> str:
+    """Importances that were passed: how many genes are called spatial, the genes at both ends."""
+    known = [name for name in ("importance", "lower", "upper", "q_value", "spatial") if name in genes]
+    ranked = genes[known].dropna(subset="importance").sort_values("importance", ascending=False, kind="stable")
+    n_called = int(ranked["spatial"].sum()) if "spatial" in known else None
+    called = "" if n_called is None else f"{n_called:,} of {len(ranked):,} genes are called spatial. "
+    text = f"{called}The median importance is {show(float(ranked['importance'].median()))}."
+    curve = drawing(lambda ax: _histogram(ax, ranked["importance"]), f"Histogram of the importance. {text}", (7, 2.4))
+    ends = (("Most spatial genes", ranked.head(n_genes)), ("Least spatial genes", ranked.tail(n_genes)[::-1]))
+    tables = "".join(table(caption, ["gene", *known], end.itertuples()) for caption, end in ends)
+    pair = f'<figure>{curve}</figure><div class="pair">{tables}</div>'
+    return f"<section><h2>Spatial importance of genes</h2><p>{text}</p>{pair}</section>"
+
+
+def _histogram(ax: Any, values: np.ndarray) -> None:
+    """How many genes have which importance."""
+    ax.hist(values, bins=np.linspace(0, 1, 21), color="tab:blue")
+    ax.set(xlabel="spatial importance", ylabel="genes", xlim=(0, 1))
+
+# %% ../nbs/6_interface/641_cards.ipynb #2687c60f
+def importance_section(reading: Reading, n_genes: int, genes: Any = None) -> str:
     """The spatial importance of the genes: a sentence, a histogram, the genes at both ends.
 
     Parameters
     ----------
     reading, n_genes
         Of a fit; genes listed at each end.
+    genes
+        A DataFrame of importances that were computed with their uncertainty: column importance and perhaps lower,
+        upper, q_value, spatial. Default None: point estimates.
 
     Returns
     -------
     str
         HTML; nothing if all factors are of one kind.
     """
+    if genes is not None:
+        return _given_section(genes, n_genes)
     if not reading.mixed:
         return ""
     values = importance_of(reading)
@@ -245,12 +270,6 @@ def importance_section(reading: Reading, n_genes: int) -> str:
     tables = "".join(table(caption, head, [(reading.genes[j], float(values[j])) for j in at]) for caption, at in ends)
     pair = f'<figure>{curve}</figure><div class="pair">{tables}</div>'
     return f"<section><h2>Spatial importance of genes</h2><p>{text}</p>{pair}</section>"
-
-
-def _histogram(ax: Any, values: np.ndarray) -> None:
-    """How many genes have which importance."""
-    ax.hist(values, bins=np.linspace(0, 1, 21), color="tab:blue")
-    ax.set(xlabel="spatial importance", ylabel="genes", xlim=(0, 1))
 
 # %% ../nbs/6_interface/641_cards.ipynb #09481610
 _SCATTER = {

@@ -7,6 +7,7 @@ __all__ = ['page', 'show', 'table', 'map_png', 'drawing', 'write_text']
 
 # %% ../nbs/6_interface/66_page.ipynb #6cb2405b
 import base64
+import hashlib
 import html
 import io
 import math
@@ -32,20 +33,22 @@ _FRAME = Template("""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"/>
 <meta name="viewport" content="width=device-width, initial-scale=1"/>
 <meta name="color-scheme" content="light dark"/>
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'"/>
+<meta http-equiv="Content-Security-Policy" content="$policy"/>
 <title>$title</title><style>$style</style></head>
 <body><header><h1>$title</h1><p>$summary</p></header><main>
 $body
 </main><footer><p>Written $date by nsf_nb $version. Models: Townes and Engelhardt, Nature Methods 2023,
 doi:10.1038/s41592-022-01687-w; MEFISTO: Velten et al., Nature Methods 2022, doi:10.1038/s41592-021-01343-9.</p>
-</footer></body></html>
+</footer>$script</body></html>
 """)
 
 # %% ../nbs/6_interface/66_page.ipynb #9ef2ef93
 _STYLE = """
-:root { --ink: #1b1f24; --soft: #57606a; --paper: #ffffff; --card: #f6f8fa; --line: #d0d7de; }
+:root { --ink: #1b1f24; --soft: #57606a; --paper: #ffffff; --card: #f6f8fa; --line: #d0d7de;
+  --accent: #0a5cad; }
 @media (prefers-color-scheme: dark) {
-  :root { --ink: #e6edf3; --soft: #a5afba; --paper: #0d1117; --card: #161b22; --line: #30363d; } }
+  :root { --ink: #e6edf3; --soft: #a5afba; --paper: #0d1117; --card: #161b22; --line: #30363d;
+  --accent: #79b8ff; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 80rem; padding: 1rem; background: var(--paper); color: var(--ink);
   font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
@@ -55,7 +58,8 @@ p { max-width: 46rem; } small, figcaption, footer, caption { color: var(--soft);
 .card { background: var(--card); border: 1px solid var(--line); border-radius: .5rem; padding: .8rem; }
 .card h3 { margin: 0 0 .5rem; } figure { margin: 0; } .map { display: block; width: 100%; height: auto; }
 .scale { height: .6rem; border-radius: .2rem; margin-top: .4rem; }
-.ends { display: flex; justify-content: space-between; } svg { width: 100%; max-width: 44rem; height: auto; }
+.ends { display: flex; justify-content: space-between; }
+figure > svg { width: 100%; max-width: 44rem; height: auto; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; margin: .6rem 0; }
 caption { text-align: left; }
 th, td { text-align: right; padding: .15rem .4rem; overflow-wrap: break-word;
@@ -66,15 +70,31 @@ summary { cursor: pointer; padding: .3rem 0; }
 """
 
 # %% ../nbs/6_interface/66_page.ipynb #66c71857
-def page(title: str, summary: str, body: str) -> str:
+def _digest(script: str) -> str:
+    """The source of a script in a policy."""
+    return "'sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii") + "'"
+
+
+def _policy(scripts: Iterable[str]) -> str:
+    """Nothing is loaded; only these scripts run."""
+    allowed = " ".join(map(_digest, scripts))
+    rules = ["default-src 'none'", "img-src data: blob:" if allowed else "img-src data:", "style-src 'unsafe-inline'"]
+    rules += [f"script-src {allowed} 'unsafe-eval'"] if allowed else []
+    return "; ".join([*rules, "base-uri 'none'", "form-action 'none'"])
+
+# %% ../nbs/6_interface/66_page.ipynb #cd96d29a
+def page(title: str, summary: str, body: str, style: str = "", script: str = "", added: Iterable[str] = ()) -> str:
     """A whole page.
 
     Parameters
     ----------
     title, summary
         Text; it is escaped.
-    body
-        HTML.
+    body, style
+        HTML; more CSS, default none.
+    script, added
+        JavaScript that runs at the end of the page, without "</script" and "]]>", default none; scripts that it adds
+        to the page.
 
     Returns
     -------
@@ -82,8 +102,11 @@ def page(title: str, summary: str, body: str) -> str:
         The file.
     """
     date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    run = f"//<![CDATA[\n{script}\n//]]>" if script else ""  # for HTML two comments, for XML a quotation
     safe = {"title": show(title), "summary": show(summary), "version": show(__version__), "date": date}
-    return _FRAME.substitute(safe, style=_STYLE, body=body)
+    safe["policy"] = _policy([run, *added] if script else [])
+    element = f"<script>{run}</script>" if script else ""
+    return _FRAME.substitute(safe, style=_STYLE + style, body=body, script=element)
 
 # %% ../nbs/6_interface/66_page.ipynb #c1cdf523
 def show(value: Any) -> str:

@@ -1,7 +1,10 @@
 """The report is one well-formed file that needs nothing else, says what was fitted, and overwrites nothing unasked."""
 
 import base64
+import gzip
+import hashlib
 import io
+import json
 import re
 from types import SimpleNamespace
 from xml.etree import ElementTree
@@ -80,11 +83,23 @@ def test_nothing_comes_from_elsewhere(page):
             if name in ("src", "href", "srcset", "data", "action", "poster", "{http://www.w3.org/1999/xlink}href"):
                 assert value.startswith(("data:image/png;base64,", "#")), value
             assert not name.startswith("on"), name
-    assert {element.tag for element in tree.iter()}.isdisjoint({"script", "link", "iframe", "object", "base", "embed"})
+    assert {element.tag for element in tree.iter()}.isdisjoint({"link", "iframe", "object", "base", "embed", "form"})
     quoted = re.sub("https://evil\\.example/x\\.png", "", text)
     assert "://" not in quoted and "url(" not in re.sub(r"url\(#", "", text) and "@import" not in text
-    policy = tree.find("head/meta[@http-equiv='Content-Security-Policy']").get("content")
-    assert policy.startswith("default-src 'none'; img-src data:;")
+
+
+def test_the_policy_allows_two_scripts_by_their_digests(page):
+    policy = page[1].find("head/meta[@http-equiv='Content-Security-Policy']").get("content")
+    rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
+    assert rules["default-src"] == rules["base-uri"] == rules["form-action"] == "'none'"
+    assert rules["img-src"] == "data: blob:" and rules["style-src"] == "'unsafe-inline'" and len(rules) == 6
+    scripts = {script.get("id"): script for script in page[1].iter("script")}
+    running = [script for script in scripts.values() if script.get("type") is None]
+    assert len(running) == 1 and set(scripts) == {None, "atlas-facts", "atlas-arrays", "atlas-plotly"}
+    own = page[0].rpartition("<script>")[2].partition("</script>")[0]
+    plotly = gzip.decompress(base64.b64decode(scripts["atlas-plotly"].text))
+    digests = [base64.b64encode(hashlib.sha256(one).digest()).decode() for one in (own.encode(), plotly)]
+    assert rules["script-src"] == " ".join(f"'sha256-{digest}'" for digest in digests) + " 'unsafe-eval'"
 
 
 def test_text_of_the_data_stays_text(page):
@@ -92,7 +107,10 @@ def test_text_of_the_data_stays_text(page):
     cells = [cell.text for cell in [*tree.iter("th"), *tree.iter("td")]]
     assert EVIL in cells and cells.count(EVIL) > 2  # as a gene and as a setting
     assert not any(element.get("onerror") for element in tree.iter())
-    assert {heading.text.strip() for heading in tree.iter("h3")} == set(NAMES)
+    assert {heading.text.strip() for heading in tree.iterfind(".//article/h3")} == set(NAMES)
+    facts = tree.find(".//script[@id='atlas-facts']").text
+    assert not set("<>&") & set(facts) and EVIL in json.loads(facts)["genes"]
+    assert json.loads(facts)["factors"][0]["name"] in NAMES and text.count("</script>") == 4
     assert "<kernel>" in {"".join(element.itertext()).strip() for element in tree.iter("text")}
 
 
@@ -286,10 +304,15 @@ def headings(tree):
     return ["".join(heading.itertext()) for heading in tree.iter("h2")]
 
 
+def words(text):
+    """A page without what its scripts hold."""
+    return re.sub(r"<script.*?</script>|<style>.*?</style>", "", text, flags=re.DOTALL)
+
+
 def test_every_model_has_a_page_of_its_own(fitted):
     name, model, text, tree = fitted
-    wanted = ["Data and fit", "Factors"] + ["Spatial importance of genes"] * name.endswith("H")
-    wanted += [title for key, title in SCATTER.items() if key == name] + ["Bound", "To repeat it"]
+    wanted = ["Atlas", "Data and fit", "Findings", "Factors"] + ["Spatial importance of genes"] * name.endswith("H")
+    wanted += [title for key, title in SCATTER.items() if key == name] + ["Bound", "Methods", "To repeat it"]
     assert headings(tree) == wanted
     assert tree.find("head/title").text.startswith(f"{type(model).__name__}: {model.factors_.shape[1]} factors")
     facts = tables(tree)
@@ -358,7 +381,7 @@ def test_kinds_of_factors_are_told_apart(fitted):
 def test_spatial_importance_is_that_of_the_loadings(fitted):
     name, model, text, tree = fitted
     if not name.endswith("H"):
-        assert "importance" not in text
+        assert "importance" not in words(text)
         return
     factors, loadings = model.factors_.to_numpy(), model.loadings_.to_numpy()
     parts = (loadings * factors.std(axis=0)) ** 2 if name in SIGNED else loadings * factors.sum(axis=0)
@@ -382,3 +405,47 @@ def test_scatter_of_the_genes(fitted):
     assert spread["median"] == f"{model.dispersion_.median():.4g}"
     assert found["Genes with the largest"][1] == [model.dispersion_.idxmax(), f"{model.dispersion_.max():.4g}"]
     assert ("φ μ²" in text) == (SCATTER[name] == "Dispersion")
+
+
+# The command
+
+
+def numbers_of(text):
+    """What the atlas of a page holds, to ten digits, and its packed arrays."""
+    facts = re.search(r'id="atlas-facts">(.*?)</script>', text, re.DOTALL)[1]
+    arrays = re.search(r'id="atlas-arrays">(.*?)</script>', text)[1]
+    return json.loads(facts, parse_float=lambda number: float(f"{float(number):.10g}")), arrays
+
+
+@pytest.mark.parametrize("options", ["nsf -M 30", "pnmf", "rsf", "rsfh --likelihood nb -T 2", "mefisto"])
+def test_the_command_writes_the_page_of_the_fit(options, mixed, tmp_path, monkeypatch):
+    pytest.importorskip("tensorflow")
+    from typer.testing import CliRunner
+
+    from nsf_nb.cli import app
+    from nsf_nb.data.files import write_h5ad
+
+    monkeypatch.chdir(tmp_path)
+    write_h5ad(mixed, tmp_path / "data.h5ad")
+
+    def run(line):
+        done = CliRunner().invoke(app, line.split(), prog_name="nsf")
+        assert done.exit_code in (0, 2), (done.output, done.exception)
+        return done.exit_code, done.output
+
+    fit = "fit data.h5ad -L 3 --max-iter 4 --size-factors mean -o out.h5ad --report a.html --model"
+    assert run(f"{fit} {options}")[0] == 0
+    code, said = run("report out.h5ad -o b.html")
+    assert code == 0 and "3 factors of 137 spots\nreport   b.html" in said
+    first, second = ((tmp_path / name).read_text(encoding="utf-8") for name in ("a.html", "b.html"))
+    assert numbers_of(first) == numbers_of(second)
+    left_out = r"Written [^<]* by|<table><caption>(Settings|Parts of the bound).*?</table>|<svg.*?</svg>"
+    assert re.sub(left_out, "", words(first), flags=re.DOTALL) == re.sub(left_out, "", words(second), flags=re.DOTALL)
+    assert "Held-out deviance of" in second
+
+    code, said = run("report out.h5ad -o b.html")
+    assert code == 2 and said.count("\n") == 1 and "--force" in said
+    code, said = run("report data.h5ad -o c.html")
+    assert code == 2 and said.count("\n") == 1 and "a fit in uns['nsf']" in said
+    assert [run(f"report out.h5ad -o c.html {more}")[0] for more in ("--table absent.csv", "--gene Plp1")] == [2, 2]
+    assert run("report data.h5ad --model out.h5ad -o c.html")[0] == 2 and not (tmp_path / "c.html").exists()
