@@ -617,3 +617,15 @@ def test_a_plot_of_the_same_fit_is_the_same_in_an_own_figure_and_has_keys(canvas
     inside = ax.get_tightbbox().padded(-2)
     box = ax.figure.bbox
     assert box.x0 <= inside.x0 and inside.x1 <= box.x1 and box.y0 <= inside.y0 and inside.y1 <= box.y1
+
+
+def test_rings_are_for_q_up_to_alpha(canvas):
+    table = pd.DataFrame({"factor": "F1", "set": ["A", "B"], "score": [2.0, 1.0], "q_value": [0.02, 0.03]})
+    assert grid(enrichment_dots(table, alpha=0.02))[2].ravel().tolist() == [True, False]
+
+
+def test_many_sets_keep_their_order():
+    values = np.random.default_rng(1).random((40, 2))
+    members = {f"S{s}": np.arange(s, s + 6) for s in range(12)}
+    alone = np.column_stack([t_scores(values, {name: rows}) for name, rows in members.items()])
+    assert np.allclose(t_scores(values, members), alone)
