@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 import tensorflow as tf
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy.special import xlogy
 
 from .factor_updates import SpatialFactors
@@ -133,7 +133,7 @@ class Tile:
         Of these spots onto the inducing points of the tile.
     """
 
-    rows: Float[np.ndarray, "n"]
+    rows: Int[np.ndarray, "n"]
     projections: Projections
 
 # %% ../../nbs/4_inference/43_kernel_learning.ipynb #7cf22e9b

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from ..core import DataError, check_choice, check_fraction, check_int, check_positive, check_writable, explain
 from .gene_weights import GeneWeights, gene_weights
 from .maps import colour_limit, finish, panels
-from .plot import _chosen
+from .found import chosen_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -162,9 +162,9 @@ def _gene_groups(fit: GeneWeights, genes: Any, n_genes: int, by: str) -> tuple[l
     """Positions of the genes to draw, and the groups that they form."""
     names = list(fit.feature_names)
     if isinstance(genes, Mapping):
-        groups = {str(name): _chosen(list(own), names, "genes of the fit")[0] for name, own in genes.items()}
+        groups = {str(name): chosen_of(list(own), names, "genes of the fit")[0] for name, own in genes.items()}
     elif genes is not None:
-        groups = {"": _chosen(genes, names, "genes of the fit")[0]}
+        groups = {"": chosen_of(genes, names, "genes of the fit")[0]}
     else:
         firsts = [fit.first(k, n_genes, by).tolist() for k in range(len(fit.factor_names))]
         seen = [set().union(*firsts[:k]) for k in range(len(firsts))]
@@ -287,9 +287,9 @@ def _set_grid(table: "pd.DataFrame", score: str, wanted: tuple, n_sets: int, alp
     """The dots of sets and factors, wanted ones or the best; pairs that the table has not have no dot."""
     sets, factors = wanted
     known = list(dict.fromkeys(table["set"])), list(dict.fromkeys(table["factor"]))
-    columns = [known[1][k] for k in _chosen(factors, known[1], "factors")[0]]
+    columns = [known[1][k] for k in chosen_of(factors, known[1], "factors")[0]]
     sets = _first_sets(table, columns, score, n_sets) if sets is None else sets
-    rows = [known[0][k] for k in _chosen(sets, known[0], "sets")[0]]
+    rows = [known[0][k] for k in chosen_of(sets, known[0], "sets")[0]]
     q, values = (
         table.pivot(index="set", columns="factor", values=name).loc[rows, columns].to_numpy(np.float64)
         for name in ("q_value", score)

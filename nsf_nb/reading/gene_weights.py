@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 
 from ..data.anndata import KEYS
 from .interpret import interpret, rank_genes
-from .plot import _adata_part, _factors_of, _is_adata
+from .found import adata_part, factors_of, is_adata
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -100,9 +100,9 @@ def _weights_of(factors: np.ndarray, loadings: np.ndarray, names: list[str], gen
 
 def _tables(data: Any, key_added: str) -> tuple[np.ndarray, np.ndarray, list[str], list[str]]:
     """Factors, loadings of the fitted genes, names of both."""
-    factors, names = _factors_of(data, key_added)
-    table = _adata_part(data, "varm", KEYS.named(key_added).loadings, key_added) if _is_adata(data) else data.loadings_
-    genes = data.var_names if _is_adata(data) else table.index
+    factors, names = factors_of(data, key_added)
+    table = adata_part(data, "varm", KEYS.named(key_added).loadings, key_added) if is_adata(data) else data.loadings_
+    genes = data.var_names if is_adata(data) else table.index
     loadings = np.asarray(table, dtype=np.float64)
     fitted = np.isfinite(loadings).all(axis=1)
     return factors, loadings[fitted], names, [str(gene) for gene in np.asarray(genes)[fitted]]

@@ -17,8 +17,9 @@ from ..core import check_fraction, check_int, streams
 from ..data.counts import SpatialCounts
 from ..inference.race import morans_i
 from ..inference.records import FitResult
+from .draws import log_moments
 from .interpret import length_scale_table
-from .loading_draws import draw_loadings, log_moments
+from .loading_draws import draw_loadings
 from .spatial_calls import spatial_calls
 
 if TYPE_CHECKING:
@@ -58,25 +59,22 @@ def _sides(found, factors, loadings):
     return (factors - found.factors.mean(axis=0)) ** 2, loadings**2
 
 
-def _drawn_factors(found, rows, n_samples, rng):
+def _drawn_factors(moments, rows, nonnegative, n_samples, rng):
     """K draws of the factors of some spots, K×B×L."""
-    mean, std = found.factors[rows], found.factors_std[rows]
-    noise = rng.standard_normal((n_samples, *mean.shape))
-    if not found.model.link.nonnegative:
-        return mean + std * noise
-    middle, variance = log_moments(mean, std)
-    return np.exp(middle + np.sqrt(variance) * noise)
+    mean, variance = (moment[rows] for moment in moments)
+    drawn = mean + np.sqrt(variance) * rng.standard_normal((n_samples, *mean.shape))
+    return np.exp(drawn) if nonnegative else drawn
 
 # %% ../../nbs/5_reading/504_importance.ipynb #68897e5b
 def _draws(found, data, n_spatial, n_samples, seed):
     """Draws of the importance of genes (K×J) and spots (K×N), and of the shares of factors (K×L)."""
-    rng = streams(seed, "loadings", "factors")
+    rng, nonnegative = streams(seed, "loadings", "factors"), found.model.link.nonnegative
     w = draw_loadings(found, data, n_samples, rng["loadings"])
-    w = w if found.model.link.nonnegative else w**2
-    c, a, spots = w.sum(axis=1), 0.0, np.empty((n_samples, data.n_obs))
+    w = w if nonnegative else w**2
+    c, a, spots, moments = w.sum(axis=1), 0.0, np.empty((n_samples, data.n_obs)), log_moments(found)
     for start in range(0, data.n_obs, _ROWS):
         rows = slice(start, start + _ROWS)
-        f = _sides(found, _drawn_factors(found, rows, n_samples, rng["factors"]), 0.0)[0]
+        f = _sides(found, _drawn_factors(moments, rows, nonnegative, n_samples, rng["factors"]), 0.0)[0]
         spots[:, rows] = importance_shares(f, c, n_spatial)
         a = a + f.sum(axis=1)
     whole = a * c
