@@ -574,6 +574,7 @@ def test_goodness_of_fit_works_in_blocks(monkeypatch):
     known = model.state_.expected
     model.state_.expected = lambda f, std, s: sizes.append(len(s)) or known(f, std, s)
     assert np.allclose(pl.fit(model, adata, "mean").lines[1].get_xydata(), whole) and max(sizes) == 7
+    assert pl.fit(model, adata, "entries").collections[0].get_array().sum() == adata.X.size
 
 
 def test_goodness_of_fit_with_dispersion_allows_more():

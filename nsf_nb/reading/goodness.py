@@ -109,8 +109,8 @@ def _log_axes(ax: "Axes", x: str, y: str) -> None:
 
     ax.set(xscale="log", yscale="log", xlabel=x, ylabel=y)
     for axis, (low, high) in ((ax.xaxis, ax.get_xlim()), (ax.yaxis, ax.get_ylim())):
-        few = MaxNLocator(4) if high < 10 * low else LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,), numticks=8)
-        axis.set_major_locator(few)
+        steps = LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,), numticks=8)
+        axis.set_major_locator(MaxNLocator(4) if high < 10 * low else steps)
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.12g}"))
         axis.set_minor_formatter(NullFormatter())
 
