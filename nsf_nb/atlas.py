@@ -159,7 +159,7 @@ def _importances(importance: Any, genes: list[str]) -> dict[str, list]:
 def atlas_facts(
     model: Any, reading: Reading, counts: sp.csr_matrix, coords: Float[np.ndarray, "N D"], n_genes: int,
     extras: Extras, invert_y: bool = False,
-) -> tuple[dict[str, Any], Block]:
+) -> tuple[dict[str, Any], Block, Block]:
     """The content of the atlas.
 
     Parameters
@@ -171,10 +171,11 @@ def atlas_facts(
 
     Returns
     -------
-    dict, Block
-        What becomes JSON, and the numbers.
+    dict, Block, Block
+        What becomes JSON; the numbers of factors, those of counts.
     """
-    block, names, (n_obs, n_dims) = Block(), list(reading.names), coords.shape
+    block, many = Block("arrays"), Block("counts")
+    names, (n_obs, n_dims) = list(reading.names), coords.shape
     picked, near = genes_shown(reading, n_obs, n_genes, extras.genes), neighbours_of(coords)
     values, std = model.factors_[names].to_numpy(), getattr(model, "factor_std_", None)
     few, expected = small_counts(counts, picked), expected_counts(model, reading.signed, picked)
@@ -185,14 +186,14 @@ def atlas_facts(
         "shape": _shape(coords), "spacing": spot_spacing(coords[:, :2]),
         "axes": [block.add_maps(coords[:, [i]]) for i in range(min(n_dims, 2))], "shown": picked,
         "mean": block.add_maps(values), "doubt": None if std is None else block.add_maps(std[names].to_numpy()),
-        "counts": block.add(few), "expected": None if expected is None else block.add_maps(expected),
+        "counts": many.add(few), "expected": None if expected is None else many.add_maps(expected),
         "weight": block.add(reading.weight.astype(np.float32)),
         "specificity": block.add(reading.specificity.astype(np.float32)), "factors": factors,
         "gene_moran": [plain(x) for x in morans_i(few.T.astype(np.float64), near)],
         "gene_importance": _importances(extras.importance, shown),
         "colours": _colours(reading.signed), "history": _history(model),
         "tables": _tables(model, reading, factors, extras),
-    }, block
+    }, block, many
 
 # %% ../nbs/6_interface/648_atlas.ipynb #e0e5bdf5
 _FACTORS = """<section id="atlas" hidden="hidden" aria-labelledby="atlas-title"><h2 id="atlas-title">Atlas</h2>
@@ -238,12 +239,12 @@ def _options(names: Iterable[str]) -> str:
     return "".join(f'<option value="{show(name)}">{show(name)}</option>' for name in names)
 
 # %% ../nbs/6_interface/648_atlas.ipynb #a98bd9bd
-def atlas_section(facts: dict[str, Any], block: Block) -> str:
+def atlas_section(facts: dict[str, Any], block: Block, many: Block) -> str:
     """The section, with its numbers and with plotly.js.
 
     Parameters
     ----------
-    facts, block
+    facts, block, many
         From `atlas_facts`.
 
     Returns
@@ -262,6 +263,7 @@ def atlas_section(facts: dict[str, Any], block: Block) -> str:
         "tables": _options(["genes of factors", *facts["tables"]]),
     }
     data = (("application/json", "facts", safe_json(facts)), ("application/octet-stream", "arrays", block.text()))
+    data += (("application/octet-stream", "counts-arrays", many.text()),)
     data += (("application/octet-stream", "plotly", plotly_script()[1]),)
     held = "".join(f'<script type="{kind}" id="atlas-{name}">{content}</script>\n' for kind, name, content in data)
     return Template(_FACTORS + _CURVES).substitute(text) + held

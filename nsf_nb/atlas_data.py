@@ -178,10 +178,10 @@ def _add(self, array: np.ndarray) -> dict[str, Any]:
     Returns
     -------
     dict
-        at (first byte), kind, width (N).
+        block (its name), at (first byte), kind, width (N).
     """
     raw = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).tobytes()
-    place = {"at": self.size, "kind": array.dtype.name, "width": array.shape[-1]}
+    place = {"block": self.name, "at": self.size, "kind": array.dtype.name, "width": array.shape[-1]}
     self.parts.append(raw + b"\0" * (-len(raw) % 4))
     self.size += len(self.parts[-1])
     return place
@@ -207,11 +207,17 @@ def _add_maps(self, values: Float[np.ndarray, "N P"]) -> dict[str, Any]:
 
 # %% ../nbs/6_interface/645_atlas_data.ipynb #fa415b3b
 class Block:
-    """Arrays in a row of bytes, little-endian and aligned, as JavaScript reads them; `add` says where each one is."""
+    """Arrays in a row of bytes, little-endian and aligned, as JavaScript reads them; `add` says where each one is.
 
-    def __init__(self):
+    Parameters
+    ----------
+    name
+        Tells it from others.
+    """
+
+    def __init__(self, name: str):
+        self.name, self.size = name, 0
         self.parts: list[bytes] = []
-        self.size = 0
 
     add, add_maps = _add, _add_maps
 

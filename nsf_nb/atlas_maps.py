@@ -28,11 +28,18 @@ function base(look, more) {
   };
 }
 
-function pixels(div) {
+// Diameter of a spot, now or, before the first drawing, in the room that the axes x and y will have.
+function pixels(div, layout) {
+  if (flat) return 4;
+  const bounded = (pixelsOfUnit) => Math.min(60, Math.max(1.5, facts.spacing * pixelsOfUnit));
   const axis = div._fullLayout && div._fullLayout.xaxis;
-  if (flat || !axis || !axis._length) return 4;
-  const wide = facts.spacing * axis._length / Math.abs(axis.range[1] - axis.range[0]);
-  return Math.min(60, Math.max(1.5, wide));
+  if (axis && axis._length) return bounded(axis._length / Math.abs(axis.range[1] - axis.range[0]));
+  const room = (k, {domain}, whole) => {
+    const tissue = facts.axes[k].high[0] - facts.axes[k].low[0] + 2 * facts.spacing;
+    return (domain[1] - domain[0]) * whole / tissue;
+  };
+  const {l, r, t, b} = layout.margin, wide = div.clientWidth - l - r, high = layout.height - t - b;
+  return bounded(Math.min(room(0, layout.xaxis, wide), room(1, layout.yaxis, high)));
 }
 """
 
@@ -73,7 +80,7 @@ async function draw(div, panels) {
   const layout = base(look, {margin: {l: flat ? 40 : 4, r: 48, t: 44, b: flat ? 30 : 4}, showlegend: false,
     annotations: [], height: height(div, n, stacked)});
   panels.forEach((it, i) => {
-    const {x, y, bar, title} = panel(i, n, stacked, look), tail = i ? i + 1 : "";
+    const {x, y, bar, title} = panel(i, n, stacked, look), tail = i ? i + 1 : "", [low, high] = [it.low, it.high];
     layout["xaxis" + tail] = x;
     layout["yaxis" + tail] = y;
     layout.annotations.push({...title, text: it.title});
@@ -81,14 +88,13 @@ async function draw(div, panels) {
     traces.push({
       type: webgl ? "scattergl" : "scatter", mode: "markers", x: axes[0], y: flat ? it.values : axes[1],
       xaxis: "x" + tail, yaxis: "y" + tail, hovertemplate: HOVER,
-      marker: {color: it.values, cmin: it.low, cmax: it.high, colorscale: it.scale, size: pixels(div), colorbar},
+      marker: {color: it.values, cmin: low, cmax: high, colorscale: it.scale, size: pixels(div, layout), colorbar},
     });
   });
   await Plotly.react(div, traces, layout, CONFIG);
   if (!div.followed) {
     div.followed = true;
     div.on("plotly_relayout", () => Plotly.restyle(div, {"marker.size": pixels(div)}));
-    await Plotly.restyle(div, {"marker.size": pixels(div)});
   }
 }
 """

@@ -17,7 +17,7 @@ _UNPACK = r"""
 const $ = (id) => document.getElementById(id);
 const facts = JSON.parse($("atlas-facts").textContent);
 const KINDS = {uint8: Uint8Array, uint16: Uint16Array, uint32: Uint32Array, float32: Float32Array};
-let bytes;
+const bytes = {};
 
 async function unpack(id) {
   const text = atob($(id).textContent), raw = new Uint8Array(text.length);
@@ -29,7 +29,7 @@ async function unpack(id) {
 // Row k of an array, as it is stored.
 function row(place, k) {
   const kind = KINDS[place.kind];
-  return new kind(bytes, place.at + k * place.width * kind.BYTES_PER_ELEMENT, place.width);
+  return new kind(bytes[place.block], place.at + k * place.width * kind.BYTES_PER_ELEMENT, place.width);
 }
 
 // Map k of an array of maps, in its own units.
@@ -273,7 +273,7 @@ _BEGIN = r"""
 async function begin() {
   if (!webgl && facts.n_obs > 5000) throw new Error("maps of so many spots need WebGL, which this browser lacks");
   const [arrays, plotly] = await Promise.all([unpack("atlas-arrays"), unpack("atlas-plotly")]);
-  bytes = arrays;
+  bytes.arrays = arrays;
   document.head.append(node("script", new TextDecoder().decode(plotly)));
   axes = facts.axes.map((place) => map(place, 0));
   $("atlas").hidden = false;
@@ -281,6 +281,7 @@ async function begin() {
   connect();
   document.documentElement.dataset.atlas = "ready";
   await new Promise((go) => setTimeout(go));
+  bytes.counts = await unpack("atlas-counts-arrays");
   const best = facts.factors[0][$("atlas-by").value].find((j) => shown.has(facts.genes[j]));
   await chooseGene(facts.genes[best === undefined ? facts.shown[0] : best], false);
   preview();

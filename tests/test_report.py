@@ -95,7 +95,9 @@ def test_the_policy_allows_two_scripts_by_their_digests(page):
     assert rules["img-src"] == "data: blob:" and rules["style-src"] == "'unsafe-inline'" and len(rules) == 6
     scripts = {script.get("id"): script for script in page[1].iter("script")}
     running = [script for script in scripts.values() if script.get("type") is None]
-    assert len(running) == 1 and set(scripts) == {None, "atlas-facts", "atlas-arrays", "atlas-plotly"}
+    assert len(running) == 1 and set(scripts) == {
+        None, "atlas-facts", "atlas-arrays", "atlas-counts-arrays", "atlas-plotly"
+    }
     own = page[0].rpartition("<script>")[2].partition("</script>")[0]
     plotly = gzip.decompress(base64.b64decode(scripts["atlas-plotly"].text))
     digests = [base64.b64encode(hashlib.sha256(one).digest()).decode() for one in (own.encode(), plotly)]
@@ -110,7 +112,7 @@ def test_text_of_the_data_stays_text(page):
     assert {heading.text.strip() for heading in tree.iterfind(".//article/h3")} == set(NAMES)
     facts = tree.find(".//script[@id='atlas-facts']").text
     assert not set("<>&") & set(facts) and EVIL in json.loads(facts)["genes"]
-    assert json.loads(facts)["factors"][0]["name"] in NAMES and text.count("</script>") == 4
+    assert json.loads(facts)["factors"][0]["name"] in NAMES and text.count("</script>") == 5
     assert "<kernel>" in {"".join(element.itertext()).strip() for element in tree.iter("text")}
 
 
@@ -413,7 +415,8 @@ def test_scatter_of_the_genes(fitted):
 def numbers_of(text):
     """What the atlas of a page holds, to ten digits, and its packed arrays."""
     facts = re.search(r'id="atlas-facts">(.*?)</script>', text, re.DOTALL)[1]
-    arrays = re.search(r'id="atlas-arrays">(.*?)</script>', text)[1]
+    arrays = re.findall(r'id="atlas-(?:counts-)?arrays">(.*?)</script>', text)
+    assert len(arrays) == 2
     return json.loads(facts, parse_float=lambda number: float(f"{float(number):.10g}")), arrays
 
 
