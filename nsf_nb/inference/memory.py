@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from jaxtyping import Float
+from jaxtyping import Shaped
 
 from ..data.counts import SpatialCounts
 from .axes import AxesLearner
@@ -211,7 +211,7 @@ def _kernels(learner):
     return learner.kernels if isinstance(learner, AxesLearner) else learner
 
 
-def memory_of_learner(learner: KernelLearner | AxesLearner) -> list[Float[np.ndarray, "..."]]:
+def memory_of_learner(learner: KernelLearner | AxesLearner) -> list[Shaped[np.ndarray, "..."]]:
     """The state of a learner.
 
     Parameters
