@@ -414,6 +414,6 @@ def test_interrupted(library, tmp_path):
 def test_version_and_help():
     done = CliRunner().invoke(app, ["--version"], prog_name="nsf")
     assert done.exit_code == 0 and done.output == f"nsf {__version__}\n"
-    for command in ("demo", "fit", "score", "simulate", "check", "predict"):
+    for command in ("demo", "fit", "score", "simulate", "check", "predict", "report"):
         done = CliRunner().invoke(app, [command, "--help"], prog_name="nsf")
         assert done.exit_code == 0 and f"Usage: nsf {command}" in done.output
