@@ -41,12 +41,12 @@ def importance_shares(
     Returns
     -------
     np.ndarray
-        …×A, from 0 to 1; nan where nothing is.
+        …×A, from 0 to 1; 0 where nothing is.
     """
     parts = amounts * totals[..., None, :]
     whole = parts.sum(axis=-1)
     share = parts[..., :n_spatial].sum(axis=-1) / np.where(whole > 0, whole, 1.0)
-    return np.where(whole > 0, np.clip(share, 0.0, 1.0), np.nan)
+    return np.clip(share, 0.0, 1.0)
 
 # %% ../../nbs/5_reading/504_importance.ipynb #545b22cb
 _ROWS = 1024
@@ -86,7 +86,7 @@ def _table(estimate, draws, level, rows):
     import pandas as pd
 
     tail = (1 - level) / 2
-    low, high = np.quantile(np.where(np.isnan(draws), estimate, draws), (tail, 1 - tail), axis=0)
+    low, high = np.quantile(draws, (tail, 1 - tail), axis=0)
     columns = {"importance": estimate, "lower": np.minimum(low, estimate), "upper": np.maximum(high, estimate)}
     return pd.DataFrame(columns, index=list(rows))
 
