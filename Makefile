@@ -1,12 +1,12 @@
 # make demo    a fit of simulated data, and where its report is
 # make bench   time, memory and quality of fits: benchmarks/engine.py, data from NSF_NB_DATA if it is set
-# make test    everything: chapters, sync, form, layers, tests/; by WORKERS processes, default 2
+# make test    everything: chapters, sync, form, layers, tests/; WORKERS=2 for two processes
 # Both make .venv on first use and again when settings.ini, setup.py or constraints.txt change.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 STAMP := $(VENV)/.installed
-WORKERS ?= 2
+WORKERS ?= 0
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip
 
 .PHONY: demo test bench environment export chapter clean-notebooks readme lint

@@ -60,6 +60,7 @@ def run_tool(tmp_path_factory):
     return run
 
 
+@pytest.hookimpl(tryfirst=True)  # before the marks are read
 def pytest_collection_modifyitems(items):
     """Workers take a chapter, or all tests of one file, which share what they have fitted."""
     for item in items:

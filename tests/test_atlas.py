@@ -302,7 +302,7 @@ def test_text_has_contrast(path):
 
 def test_keys_do_what_clicks_do(tab, fit):
     names = read_fit(fit[1]).names
-    tab.get_by_label(names[0]).check(force=True)
+    tab.get_by_role("radio", name=re.compile(rf"^{names[0]}\b")).check(force=True)
     tab.evaluate("document.activeElement.blur(); document.querySelector('header').setAttribute('tabindex', -1)")
     tab.evaluate("document.querySelector('header').focus()")
     tab.keyboard.press("Tab")
