@@ -78,7 +78,7 @@ def test_draws_agree_with_predicted_moments(family, parts, name, likelihood):
     heavy = 1 + std**2 / np.maximum(mean**2, 1e-12) if found.state_.link.nonnegative else 1.0  # lognormal: heavy tails
     assert (np.abs(drawn.mean(axis=0) - mean) < 5.5 * np.sqrt(heavy) * std / np.sqrt(n) + 1e-3 * np.abs(mean)).all()
     ratio = drawn.std(axis=0) / np.maximum(std, 1e-9)
-    # Without space predict has a lognormal with the moments of all spots, of which the ceiling cuts more than of the spots.
+    # Without space predict has one lognormal with the moments of all spots; the ceiling cuts more of it than of theirs.
     most = 0.05 if found.state_.spatial_columns else 0.08
     for places in (slice(0, 30), slice(30, 60)):  # new ones, and those of the fit
         assert abs(np.median(ratio[places, :2]) - 1) < most

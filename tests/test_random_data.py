@@ -101,6 +101,10 @@ FOUND = {  # what has gone wrong before: counts, places, model
     "one gene": ([[1], [1]], [[0, 1], [1, 0]], lambda: nsf.PNMF(1)),
     "the same everywhere": ([[2, 2, 2]] * 4, [[0], [1], [2], [3]], lambda: nsf.RSF(2)),
     "a single count": ([[0, 1, 0]] + [[0, 0, 0]] * 3, [[3, 0], [3, 1], [3, 2], [0, 3]], lambda: nsf.NSF(3)),
+    "a last step that goes too far": (
+        [[0, 736, 38, 0, 0], [699421, 0, 641, 0, 0]], [[3, 2, -3], [1, 610212.5, 1]],
+        lambda: nsf.NSF(1, inference="svi", max_iter=2, n_inducing=4, n_starts=1),
+    ),
     "a zero with a large slope": (
         [[11, 187158, 31, 31, 899], [31] * 5, [31] * 5, [42, 27, 31, 25, 854], [3, 11, 31, 31, 15],
          [31, 31, 1072, 24, 31], [31, 31, 0, 2319, 11445], [31, 31, 1, 16, 31]],

@@ -6,6 +6,7 @@
 __all__ = ['SviSettings', 'climb', 'fit_svi', 'resume']
 
 # %% ../../nbs/4_inference/423_svi.ipynb #dfc90a63
+import contextlib
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -115,7 +116,7 @@ def _cause(engine: StochasticAscent) -> str:
     return f"{' and '.join(wrong)} not finite" if wrong else f"a log factor of {largest:.0f} is too much for exp()"
 
 # %% ../../nbs/4_inference/423_svi.ipynb #c3fa8165
-_LOOK_EVERY, _HALVINGS = 10, 3
+_LOOK_EVERY, _HALVINGS, _FAR = 10, 3, 1e3
 
 
 def _check_climb(engine, bounds):
@@ -127,7 +128,7 @@ def _check_climb(engine, bounds):
         if now < first - 0.5 * abs(first):
             raise DivergenceError(f"the bound falls, from {first:,.0f} to {now:,.0f}")
 
-
+# %% ../../nbs/4_inference/423_svi.ipynb #c0aa57a7
 class _Looks:
     """The last good state, and how to go on from it."""
 
@@ -138,6 +139,7 @@ class _Looks:
     def look(self, bounds):
         """Remember the present state."""
         self.kept, self.bounds = self.engine.memory(), list(bounds)
+        self.engine.good = self.kept
 
     def back(self, error, bounds):
         """Go back and halve the rates; the bounds until there, or a DivergenceError."""
@@ -177,12 +179,8 @@ def climb(engine: StochasticAscent, how: SviSettings, diary: Diary) -> bool:
     Returns
     -------
     bool
-        Whether it converged.
-
-    Raises
-    ------
-    DivergenceError
-        If half the rates, and half of these, do not help against a bound that is not finite, or falls.
+        Whether it converged. A DivergenceError if half the rates, and half of these, do not help against a bound that
+        is not finite, or falls.
     """
     kept = diary.found("svi") or {"bounds": [], "halvings": 0}
     if "engine" in kept:
@@ -238,6 +236,19 @@ def _finish(engine, diary, scaling, converged):
     return FitResult(engine.model, state, scaling, *moments, elbo, diary.rows, converged, diary.seconds)
 
 
+def _safe_end(engine, diary, scaling, converged):
+    """The records of a run, of its last good state if the last step, which no bound has seen, went wrong."""
+    first = diary.rows[0]["elbo"] if diary.rows else -np.inf
+    with contextlib.suppress(*TROUBLE):
+        found = _finish(engine, diary, scaling, converged)
+        fine = np.isfinite([found.elbo.total, found.state.loadings.sum(), found.factors.sum(), found.factors_std.sum()])
+        if fine.all() and found.elbo.total > first - _FAR * abs(first):
+            return found
+    logger.warning("the last epochs went wrong; the result is the last good state before them")
+    engine.put_back(engine.good)
+    return _finish(engine, diary, scaling, False)
+
+
 def _run(model, data, how, begin, diary):
     scaling = CoordinateScaling.fit(data.coords)
     data = replace(data, coords=scaling.apply(data.coords))
@@ -247,7 +258,7 @@ def _run(model, data, how, begin, diary):
     converged = climb(engine, how, diary)
     if not converged and not diary.stopped:
         logger.info("the bound still rises after %d epochs; allow more to go on", how.max_epochs)
-    return _finish(engine, diary, scaling, converged)
+    return _safe_end(engine, diary, scaling, converged)
 
 # %% ../../nbs/4_inference/423_svi.ipynb #f8dcfeed
 def fit_svi(
@@ -271,14 +282,8 @@ def fit_svi(
     Returns
     -------
     FitResult
-        Rows of the history have the start "svi", one per epoch.
-
-    Raises
-    ------
-    DivergenceError
-        If the bound is not finite.
-    ShapeError, ConfigError
-        If `begin` is of another size, or does not know the factors at the spots; if the rate has no closed form.
+        Rows of the history have the start "svi", one per epoch. A DivergenceError if the bound is not finite; a
+        ShapeError or ConfigError if `begin` is of another size, or does not know the factors at the spots.
     """
     how = SviSettings() if how is None else how
     _check(model, data, how, begin)
