@@ -11,6 +11,7 @@ import scipy.sparse as sp
 from hypothesis import HealthCheck, event, given, reject, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from hypothesis.internal.conjecture import providers
 
 import nsf_nb as nsf
 from nsf_nb.core import NsfError
@@ -53,10 +54,13 @@ def models(draw, n_largest):
 
 @pytest.fixture(scope="module", autouse=True)
 def quiet():
-    """No warnings before a fit: they are expected here. The estimators are imported before data are drawn."""
+    """No warnings before a fit: they are expected here. Data are the same whatever other tests have imported."""
     assert nsf.NSF
     logging.getLogger("nsf_nb").setLevel(logging.ERROR)
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        # hypothesis would draw from the constants of all modules that are loaded, and so other data in each run
+        patch.setattr(providers, "_get_local_constants", providers.Constants, raising=False)
+        yield
     logging.getLogger("nsf_nb").setLevel(logging.INFO)
 
 
