@@ -16,7 +16,7 @@ from ..data.counts import SpatialCounts
 from ..inference.records import FitResult
 from ..models.factor_model import FactorModel, FactorState
 from .draws import log_moments
-from .transform import SpotPrior
+from .transform import SpotPrior, settled
 
 # %% ../../nbs/5_reading/525_real_transform.ipynb #153122a2
 Terms = Callable[..., tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]
@@ -99,16 +99,10 @@ def _move(at, y, s, m, v, m0, v0):
 # %% ../../nbs/5_reading/525_real_transform.ipynb #00144d7b
 def _climb(at, y, s, m0, v0):
     """Means, variances as the bound has them, marginal variances, and how many spots still move at the end."""
-    m, v, going = m0.copy(), 1 / (at(y, s, m0, v0)[3] + 1 / v0), np.arange(len(m0))
-    for _ in range(_STEPS):
-        after, spread = _move(at, y[going], s[going], m[going], v[going], m0[going], v0[going])
-        moved = np.maximum(np.abs(after - m[going]), np.abs(np.log(spread / v[going]))).max(axis=1)
-        m[going], v[going] = after, spread
-        going = going[moved > _TOL]
-        if not len(going):
-            break
+    m, v = m0.copy(), 1 / (at(y, s, m0, v0)[3] + 1 / v0)
+    late = settled(lambda k: _move(at, y[k], s[k], m[k], v[k], m0[k], v0[k]), m, v, _TOL, _STEPS)
     curvature = at(y, s, m, v)[2] + np.eye(m.shape[1]) / v0[:, None, :]
-    return m, v, np.einsum("bll->bl", np.linalg.inv(curvature)), len(going)
+    return m, v, np.einsum("bll->bl", np.linalg.inv(curvature)), late
 
 # %% ../../nbs/5_reading/525_real_transform.ipynb #625d5450
 def values_from_data(
