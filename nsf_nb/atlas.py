@@ -16,12 +16,12 @@ import scipy.sparse as sp
 from jaxtyping import Float
 
 from nsf_nb.atlas_data import (
-    Block, as_table, expected_counts, genes_shown, importance_table, morans_i, neighbours_of, plain, ranking, safe_json,
-    small_counts,
+    Block, as_table, expected_counts, genes_shown, importance_table, plain, ranking, safe_json, small_counts,
 )
 from .atlas_script import plotly_script
 from .cards import Reading
 from .core import ConfigError, explain
+from .inference.race import morans_i
 from .page import show
 from .reading.maps import spot_spacing
 
@@ -176,10 +176,10 @@ def atlas_facts(
     """
     block, many = Block("arrays"), Block("counts")
     names, (n_obs, n_dims) = list(reading.names), coords.shape
-    picked, near = genes_shown(reading, n_obs, n_genes, extras.genes), neighbours_of(coords)
+    picked = genes_shown(reading, n_obs, n_genes, extras.genes)
     values, std = model.factors_[names].to_numpy(), getattr(model, "factor_std_", None)
     few, expected = small_counts(counts, picked), expected_counts(model, reading.signed, picked)
-    factors = factor_facts(model, reading, morans_i(values, near), n_genes, extras.importance)
+    factors = factor_facts(model, reading, morans_i(values, coords), n_genes, extras.importance)
     shown = [reading.genes[j] for j in picked]
     return {
         "n_obs": n_obs, "n_dims": n_dims, "invert_y": invert_y, "signed": reading.signed, "genes": list(reading.genes),
@@ -189,7 +189,7 @@ def atlas_facts(
         "counts": many.add(few), "expected": None if expected is None else many.add_maps(expected),
         "weight": block.add(reading.weight.astype(np.float32)),
         "specificity": block.add(reading.specificity.astype(np.float32)), "factors": factors,
-        "gene_moran": [plain(x) for x in morans_i(few.T.astype(np.float64), near)],
+        "gene_moran": [plain(x) for x in morans_i(few.T.astype(np.float64), coords)],
         "gene_importance": _importances(extras.importance, shown),
         "colours": _colours(reading.signed), "history": _history(model),
         "tables": _tables(model, reading, factors, extras),
