@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from .page import drawing, map_png, show, table
+from .reading.gene_weights import signed_weights
 from .reading.interpret import rank_genes
 from .reading.maps import Look, colour_limit, draw_map
 
@@ -59,11 +60,9 @@ def _amounts(model: Any) -> tuple:
 
 def _deviations(model: Any) -> tuple:
     """The reading of a fit with signs (@eq-cards-signed), factors in order of their shares."""
-    weight = model.loadings_.to_numpy() * model.factors_.to_numpy().std(axis=0)
-    explained, totals = weight**2, (weight**2).sum(axis=1)
-    shares = explained.sum(axis=0) / max(totals.sum(), np.finfo(float).tiny)
-    order = np.argsort(-shares, kind="stable")
-    specificity = explained / np.where(totals > 0, totals, 1.0)[:, None]
+    weight, specificity, order = signed_weights(model.factors_.to_numpy(), model.loadings_.to_numpy())
+    totals = (weight**2).sum(axis=1)
+    shares = (weight**2).sum(axis=0) / max(totals.sum(), np.finfo(float).tiny)
     names = tuple(map(str, model.loadings_.columns[order]))
     return names, shares[order], weight[:, order], specificity[:, order], totals
 
