@@ -183,7 +183,8 @@ def _evaluate(self, adata: Any) -> dict[str, float]:
     -------
     dict
         deviance, paper_deviance, rmse (smaller is better) and log_likelihood (nats per spot, larger is better), of
-        Poisson counts or, if the model has a negative binomial likelihood, of those.
+        Poisson counts or, if the model has a negative binomial likelihood, of those. Deviance and log-likelihood are
+        infinite where something was counted and nothing is expected, as with a gene whose loadings are all zero.
     """
     return self._sums(_read(_fitted(self), adata))
 
