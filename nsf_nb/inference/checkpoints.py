@@ -150,6 +150,15 @@ def _due(self) -> bool:
     return self.open and now - self._last > self.every and affordable
 
 
+def _foreseen(self, arrays: dict[str, np.ndarray], began: float) -> bool:
+    """Whether a checkpoint of these arrays is affordable, now that its size is known."""
+    self.cost = max(self.cost, self._slowness * sum(array.nbytes for array in arrays.values()))
+    affordable = self.spent + 2 * self.cost <= _SHARE * (began - self._opened)
+    if not affordable:
+        self.spent += time.perf_counter() - began
+    return affordable
+
+
 def _write(self, finished: bool = False) -> None:
     """Ask all parts for their memory and write it; a warning, once, if that fails."""
     if not self.open:
@@ -159,6 +168,8 @@ def _write(self, finished: bool = False) -> None:
         if self._held is None:
             _lock(self)
         tree = pack({name: make() for name, make in self.parts.items()}, arrays)
+        if self.written and not finished and not self._foreseen(arrays, began):
+            return
         facts = {"schema": SCHEMA, "identity": self.identity, "finished": finished, "memory": tree}
         store.write(self.folder, "checkpoint", arrays, facts)
         self.written += 1
@@ -169,8 +180,9 @@ def _write(self, finished: bool = False) -> None:
             logger.warning("no checkpoint in '%s' (%s); the fit goes on", self.folder, cause)
         self.failures += 1
     self._last = time.perf_counter()
-    self.cost = self._last - began
-    self.spent += self.cost
+    took, size = self._last - began, sum(array.nbytes for array in arrays.values())
+    self.cost, self.spent = max(self.cost, took), self.spent + took
+    self._slowness = max(self._slowness, took / max(size, 1))
 
 # %% ../../nbs/4_inference/443_checkpoints.ipynb #607d4b88
 SCHEMA = 1
@@ -321,6 +333,7 @@ class Keeper:
         self.parts: dict[str, Callable[[], Any]] = {}
         self.found: dict[str, Any] = {}
         self.open, self.cost, self.spent, self.written, self.failures = False, 0.0, 0.0, 0, 0
-        self._last, self._opened, self._held = 0.0, 0.0, None
+        self._last, self._opened, self._slowness, self._held = 0.0, 0.0, 0.0, None
 
     due, write, begin, close, differences = _due, _write, _begin, _close, _differences
+    _foreseen = _foreseen
