@@ -27,6 +27,7 @@ from .core import ConfigError, NsfError, check_fraction, check_writable, explain
 from .inference.stopping import Stop
 from .options import arguments_of, option
 from .report_command import add_report
+from .sweep_command import add_sweep
 
 # %% ../nbs/7_experiments/73_cli.ipynb #bf458335
 def _line(err: Exception) -> str:
@@ -133,6 +134,7 @@ def _check_outputs(output: Path, report: Path | None, force: bool, folder: Path 
 # %% ../nbs/7_experiments/73_cli.ipynb #a3f9a49d
 add_check(app)
 add_report(app)
+add_sweep(app)
 
 # %% ../nbs/7_experiments/73_cli.ipynb #c0ccecea
 def _run(adata: Any, estimator: str, params: dict[str, Any], how: dict[str, Any]) -> tuple[Any, Any]:

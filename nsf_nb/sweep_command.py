@@ -47,7 +47,8 @@ def said_of(table: Any) -> str:
         Lines.
     """
     numbers = table["status"].value_counts()
-    lines = ["runs     " + ", ".join(f"{numbers[name]} {name}" for name in ("done", "failed", "waiting") if name in numbers)]
+    counted = [f"{numbers[name]} {name}" for name in ("done", "failed", "waiting") if name in numbers]
+    lines = ["runs     " + ", ".join(counted)]
     reasons = table.loc[table["status"] == "failed", "reason"].value_counts()
     lines += [f"failed   {count} × {reason}" for reason, count in reasons.items()]
     done = table[table["status"] == "done"]
@@ -81,8 +82,8 @@ def _planned(plan: Path | None, preset: str | None, data: Path | None, layer: st
     from nsf_nb.sweep_plan import Sweep
 
     if (plan is None) == (preset is None):
-        found = "neither" if plan is None else "both"
-        raise ConfigError(explain("a plan or --preset, one of them", found, "name a TOML file, or pass --preset simulations"))
+        found, do = "neither" if plan is None else "both", "name a TOML file, or pass --preset simulations"
+        raise ConfigError(explain("a plan or --preset, one of them", found, do))
     if plan is not None:
         return Sweep.from_toml(plan)
     from nsf_nb.sweep_presets import preset as make
