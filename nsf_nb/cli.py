@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 
 from . import __version__
 from .check_command import add_check
+from .compare_command import add_compare
 from nsf_nb.command import (
     Blocks, Checkpoint, Data, Factors, Force, Held, Inducing, Inference, Kernel, Key, LayerName, Likelihood, Memory,
     Minutes, Model, Output, Quiet, Report, Resume, SaveModel, Seed, SizeFactors, Spatial, SpatialKey, Starts, Sweeps,
@@ -135,6 +136,7 @@ def _check_outputs(output: Path, report: Path | None, force: bool, folder: Path 
 add_check(app)
 add_report(app)
 add_sweep(app)
+add_compare(app)
 
 # %% ../nbs/7_experiments/73_cli.ipynb #c0ccecea
 def _run(adata: Any, estimator: str, params: dict[str, Any], how: dict[str, Any]) -> tuple[Any, Any]:

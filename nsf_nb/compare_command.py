@@ -47,7 +47,7 @@ def _compare(
 
     adata = read_h5ad(data)
     import_tensorflow()
-    from nsf_nb.compare import compare
+    from nsf_nb.comparison import compare
 
     given = {"likelihood": likelihood, "n_starts": n_starts}
     found = compare(

@@ -4,18 +4,19 @@
 
 # %% auto #0
 __all__ = ['composite', 'continuous', 'convergence', 'enrichment_dots', 'factors', 'fit', 'gene', 'gene_dots', 'history',
-           'loadings', 'spatial_importance', 'tiles', 'uncertainty']
+           'loadings', 'matches', 'spatial_importance', 'tiles', 'uncertainty']
 
 # %% ../nbs/6_interface/68_pl.ipynb #3179d37a
 from .reading.composite import composite  # noqa: F401
 from .reading.convergence_plot import convergence  # noqa: F401
 from .reading.dot_plot import enrichment_dots, gene_dots  # noqa: F401
 from .reading.goodness import fit  # noqa: F401
+from .reading.matching import plot_matches as matches  # noqa: F401
 from .reading.importance_plot import spatial_importance  # noqa: F401
 from .reading.plot import factors, gene, history, loadings, uncertainty  # noqa: F401
 from .reading.tiles import continuous, tiles  # noqa: F401
 
 _all_ = [
     "composite", "continuous", "convergence", "enrichment_dots", "factors", "fit", "gene", "gene_dots", "history",
-    "loadings", "spatial_importance", "tiles", "uncertainty",
+    "loadings", "matches", "spatial_importance", "tiles", "uncertainty",
 ]

@@ -39,7 +39,7 @@ def said_of(table: Any) -> str:
     Parameters
     ----------
     table
-        As from `nsf_nb.sweep.read_sweep`.
+        As from `nsf_nb.read_sweep`.
 
     Returns
     -------
@@ -140,7 +140,7 @@ def _sweep(
     """
     set_verbosity(quiet)
     _check_table(table)
-    from nsf_nb.sweep import read_sweep, sweep
+    from nsf_nb.sweeps import read_sweep, sweep
 
     if status:
         found = read_sweep(output)
