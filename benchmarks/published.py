@@ -1,117 +1,90 @@
-"""Quality on the simulations of the published comparison: our models beside the published means.
+"""The published simulation grids, by this package: 150 fits (MEFISTO: three more), beside the published results.
 
-    python benchmarks/published.py                          NSF, PNMF and NSFH, seeds 1 to 5
-    python benchmarks/published.py NSFH --patterns quilt    these
-    python benchmarks/published.py --seeds 1 2 --json       one JSON object per fit
+    nsf sweep --preset simulations -o nsf-simulations -j 2                  the fits; goes on where it was stopped
+    python benchmarks/published.py nsf-simulations                          our means beside the published ones
+    python benchmarks/published.py nsf-simulations --write nbs/8_studies    the table that chapters 80 and 84 read
 
-Simulations with the published settings: 36 × 36 spots, the last 5 % of the rows held out. "spatial": 200 genes;
-"split": 250 genes follow a pattern and 250 a factor without space; "mixed": all 500 follow one of each.
-
-Numbers. correlation: smallest over the true factors of the largest absolute correlation with a found one. distance:
-L1 distance between the true and the found spatial importance of the genes, where importance is the share of a gene's
-expected counts that spatial factors make. deviance, paper_deviance: on the held-out spots. published: means over five
-seeds, from the tables in the folder `reference` beside NSF_NB_DATA; without it the column is empty.
+Rows: pattern, kind of genes, model; means over the seeds. kind: "spatial", 200 genes that follow a pattern; "split", 250
+that do and 250 that follow a factor without space; "mixed", 500 that follow one of each. correlation: smallest over the
+true factors of the largest absolute correlation with a found one. distance: L1 distance between the true and the found
+spatial importance of the genes. The published tables lie in the folder `reference` beside NSF_NB_DATA.
 """
 
 import argparse
-import csv
 import json
 import os
 import sys
-import time
 from pathlib import Path
 
-import numpy as np
+import pandas as pd
 
-KINDS = {"spatial": (200, 0, 0), "split": (500, 0, 250), "mixed": (500, 500, 0)}  # genes, mixed, without space
-PLAN = {"NSF": ["spatial"], "PNMF": ["spatial"], "NSFH": ["split", "mixed"]}
+KEY = ["data", "kind", "model", "seed"]
+OURS = {
+    "data": "data", "data_seed": "seed", "model": "model", "n_iter": "iterations", "wall_time": "wall_time",
+    "cpu_time": "cpu_time", "peak_memory": "peak_memory", "converged": "converged", "sparsity": "sparsity",
+    "train_deviance": "train_deviance", "train_paper_deviance": "train_paper_deviance", "val_deviance": "val_deviance",
+    "val_paper_deviance": "val_paper_deviance", "factors_pearson_min": "correlation",
+    "factors_pearson_mean": "mean_correlation", "loadings_pearson_min": "loadings_correlation",
+    "loadings_clust_ari": "ari", "spatial_importance_dist": "distance",
+}
+PUBLISHED = {
+    "sim": "data", "seed": "seed", "model": "model", "epochs": "iterations", "wtime": "wall_time", "ptime": "cpu_time",
+    "converged": "converged", "sparsity": "sparsity", "dev_tr_mean": "train_paper_deviance",
+    "dev_val_mean": "val_paper_deviance", "loadings_clust_ari": "ari", "spatial_importance_dist": "distance",
+}
 
 
-def simulated(pattern, kind, seed):
-    """One data set, and its numbers of factors."""
+def kind_of(mixed, nonspatial):
+    """Kind of genes."""
+    return "mixed" if mixed > 0 else "split" if nonspatial > 0 else "spatial"
+
+
+def ours(folder):
+    """The results of a sweep, in the columns of the comparison."""
     import nsf_nb as nsf
 
-    n_spatial, n_other = (8, 6) if pattern == "both" else (4, 3)
-    n_genes, n_mixed, n_without = KINDS[kind]
-    if kind == "spatial":
-        return nsf.simulate(pattern, n_genes, seed=seed), n_spatial, 0
-    given = {"n_features_mixed": n_mixed, "n_features_nonspatial": n_without, "seed": seed}
-    return nsf.simulate(pattern, n_genes, n_other, **given), n_spatial, n_other
-
-
-def importance(loadings, factors, n_spatial):
-    """Share of each gene's expected counts that the first factors make."""
-    counts = loadings * factors.mean(axis=0)
-    return counts[:, :n_spatial].sum(axis=1) / np.maximum(counts.sum(axis=1), 1e-12)
-
-
-def run(name, pattern, kind, seed):
-    """Fit one model to one data set and score it."""
-    import nsf_nb as nsf
-
-    adata, n_spatial, n_other = simulated(pattern, kind, seed)
-    train, val = (part.copy() for part in (adata[: round(0.95 * adata.n_obs)], adata[round(0.95 * adata.n_obs) :]))
-    sizes = (n_spatial, n_other) if name == "NSFH" else (n_spatial + n_other,)
-    began = time.perf_counter()
-    model = getattr(nsf, name)(*sizes).fit(train, layer="counts")
-    seconds = time.perf_counter() - began
-    truth = np.hstack([train.obsm[key] for key in ("spfac", "nsfac") if n_other or key == "spfac"])
-    found = np.abs(np.corrcoef(truth.T, model.factors_.T)[: truth.shape[1], truth.shape[1] :]).max(axis=1).min()
-    scores = model.evaluate(val)
-    row = {"model": name, "pattern": pattern, "kind": kind, "seed": seed, "seconds": seconds, "correlation": found}
-    row |= {key: scores[key] for key in ("deviance", "paper_deviance")} | {"bound": model.elbo_.per_observation}
-    if name == "NSFH":
-        loadings = np.hstack([train.varm["spload"], train.varm["nsload"]])
-        true = importance(loadings, truth, n_spatial)
-        estimate = importance(model.loadings_.to_numpy(), model.factors_.to_numpy(), n_spatial)
-        row["distance"] = np.abs(true - estimate).sum()
-    return {key: float(value) if isinstance(value, np.floating) else value for key, value in row.items()}
+    table = nsf.read_sweep(folder)
+    late = table[table["status"] != "done"]
+    if len(late):
+        sys.exit(f"{len(late)} of {len(table)} runs are not done: {late['status'].value_counts().to_dict()}")
+    counts = table[["data_n_features_mixed", "data_n_features_nonspatial"]].fillna(0)
+    found = table[list(OURS)].rename(columns=OURS)
+    return found.assign(kind=[kind_of(*row) for row in counts.to_numpy()], source="nsf_nb")
 
 
 def published():
-    """Means of the published tables by model, pattern and kind."""
-    folder, found = Path(os.environ.get("NSF_NB_DATA", "")) / ".." / "reference", {}
+    """The published results, in the same columns."""
+    folder, found = Path(os.environ.get("NSF_NB_DATA", "")) / ".." / "reference", []
     for file in ("paper_bm_sp.csv", "paper_bm_mixed.csv"):
-        if not (folder / file).is_file():
-            continue
-        with (folder / file).open() as lines:
-            for row in csv.DictReader(lines):
-                kind = "spatial" if row["Jns"] == row["Jmix"] == "0" else "mixed" if row["Jmix"] != "0" else "split"
-                worst = min(json.loads(row["factors_pearson"]))
-                numbers = [worst, row.get("spatial_importance_dist"), row["dev_val_mean"]]
-                numbers = [float(value or "nan") for value in numbers]
-                found.setdefault((row["model"], row["sim"], kind), []).append(numbers)
-    names = "correlation", "distance", "paper_deviance"
-    return {key: dict(zip(names, np.mean(rows, axis=0), strict=True)) for key, rows in found.items()}
+        rows = pd.read_csv(folder / file)
+        lists = {name: rows[name].map(json.loads) for name in ("factors_pearson", "loadings_pearson")}
+        part = rows[[name for name in PUBLISHED if name in rows]].rename(columns=PUBLISHED)
+        part["correlation"] = lists["factors_pearson"].map(min)
+        part["mean_correlation"] = lists["factors_pearson"].map(lambda values: sum(values) / len(values))
+        part["loadings_correlation"] = lists["loadings_pearson"].map(min)
+        part["kind"] = [kind_of(*row) for row in rows[["Jmix", "Jns"]].to_numpy()]
+        found.append(part)
+    return pd.concat(found, ignore_index=True).assign(source="published")
 
 
 def main():
-    """Run what is asked for and print a table."""
+    """Print a table, or write one."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("models", nargs="*", default=list(PLAN), help="NSF, PNMF, NSFH")
-    parser.add_argument("--patterns", nargs="+", default=["quilt", "ggblocks", "both"])
-    parser.add_argument("--kinds", nargs="+", default=list(KINDS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3, 4, 5])
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("folder", type=Path, help="of the sweep")
+    parser.add_argument("--write", type=Path, help="folder for simulations.csv")
     args = parser.parse_args()
-    import nsf_nb as nsf
-
-    nsf.settings.progress, reference = False, published()
-    for name, pattern in ((m, p) for m in args.models for p in args.patterns):
-        for kind in (kind for kind in PLAN[name] if kind in args.kinds):
-            rows = [run(name, pattern, kind, seed) for seed in args.seeds]
-            if args.json:
-                print("\n".join(json.dumps(row) for row in rows), flush=True)
-                continue
-            paper, line = reference.get((name, pattern, kind), {}), f"{name:5s} {pattern:9s} {kind:8s}"
-            for key in ("correlation", "distance", "paper_deviance"):
-                if key in rows[0]:
-                    line += f"  {key} {np.mean([row[key] for row in rows]):.4g}"
-                    line += f" (published {paper[key]:.4g})" if key in paper else ""
-            line += f"  deviance {np.mean([row['deviance'] for row in rows]):.3g}"
-            print(f"{line}  {np.mean([row['seconds'] for row in rows]):.1f} s", flush=True)
-    return 0
+    both = pd.concat([ours(args.folder), published()], ignore_index=True)
+    both = both[["source", *KEY, *(name for name in dict.fromkeys(OURS.values()) if name not in KEY)]]
+    both = both.sort_values(["source", *KEY], kind="stable").reset_index(drop=True)
+    if args.write is not None:
+        both.to_csv(args.write / "simulations.csv", index=False, float_format="%.6g")
+        print(args.write / "simulations.csv")
+        return
+    shown = ["val_paper_deviance", "correlation", "distance", "wall_time"]
+    means = both.groupby(["kind", "data", "model", "source"])[shown].mean().unstack("source")
+    means[("val_deviance", "nsf_nb")] = both[both["source"] == "nsf_nb"].groupby(["kind", "data", "model"])["val_deviance"].mean()
+    print(means.to_string(float_format="{:.3f}".format, na_rep=""))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
