@@ -21,7 +21,14 @@ from nsf_nb.data.simulate import simulate
 from nsf_nb.reading.importance import importance_shares
 from nsf_nb.reading.interpret import factor_shares
 from nsf_nb.reading.matching import best_of_two, dead_factors, factor_warnings, plot_matches, split_merged
-from nsf_nb.reading.recovery import best_correlations, distance_agreement, group_agreement, recovery, support_groups
+from nsf_nb.reading.recovery import (
+    best_correlations,
+    distance_agreement,
+    group_agreement,
+    recovery,
+    spatial_shares,
+    support_groups,
+)
 from nsf_nb.reading.stability import pooled_silhouette, stability
 
 
@@ -93,6 +100,7 @@ def test_importance_is_that_of_its_own_chapter(truth, estimate, signs):
         own = importance_shares(w, f.sum(axis=0), 3)
     found = recovery(truth, f, w, n_spatial=3)["spatial_importance_dist"]
     assert np.isclose(found, np.abs(own - true).sum()) and found > 1
+    assert np.allclose(spatial_shares(f, w, 3), own)
     all_spatial, none = (recovery(truth, f, w, n)["spatial_importance_dist"] for n in (7, 0))
     assert np.isclose(none, true.sum()) and np.isclose(all_spatial, (1 - true).sum())
     assert np.isnan(recovery(truth, f, w)["spatial_importance_dist"])
@@ -106,6 +114,7 @@ def test_groups_of_genes(truth):
     groups = support_groups(true)
     for j, k in combinations(range(0, 90, 7), 2):
         assert (groups[j] == groups[k]) == np.array_equal(true[j] > 0, true[k] > 0)
+    assert support_groups(np.array([[1e-9, 0], [3, 0], [0, 2], [0, 0], [-1, 0]])).tolist() == [2, 2, 1, 0, 2]
     rng = np.random.default_rng(0)
     rows = np.eye(groups.max() + 1)[groups] + rng.normal(0, 0.05, size=(90, groups.max() + 1))
     assert group_agreement(groups, rows) == 1 == group_agreement(rng.permutation(groups.max() + 1)[groups], rows)
