@@ -21,7 +21,14 @@ from nsf_nb.data.simulate import simulate
 from nsf_nb.reading.importance import importance_shares
 from nsf_nb.reading.interpret import factor_shares
 from nsf_nb.reading.matching import best_of_two, dead_factors, factor_warnings, plot_matches, split_merged
-from nsf_nb.reading.recovery import best_correlations, distance_agreement, group_agreement, recovery, support_groups
+from nsf_nb.reading.recovery import (
+    best_correlations,
+    distance_agreement,
+    group_agreement,
+    recovery,
+    spatial_shares,
+    support_groups,
+)
 from nsf_nb.reading.stability import pooled_silhouette, stability
 
 
@@ -93,6 +100,7 @@ def test_importance_is_that_of_its_own_chapter(truth, estimate, signs):
         own = importance_shares(w, f.sum(axis=0), 3)
     found = recovery(truth, f, w, n_spatial=3)["spatial_importance_dist"]
     assert np.isclose(found, np.abs(own - true).sum()) and found > 1
+    assert np.allclose(spatial_shares(f, w, 3), own)
     all_spatial, none = (recovery(truth, f, w, n)["spatial_importance_dist"] for n in (7, 0))
     assert np.isclose(none, true.sum()) and np.isclose(all_spatial, (1 - true).sum())
     assert np.isnan(recovery(truth, f, w)["spatial_importance_dist"])
@@ -106,6 +114,7 @@ def test_groups_of_genes(truth):
     groups = support_groups(true)
     for j, k in combinations(range(0, 90, 7), 2):
         assert (groups[j] == groups[k]) == np.array_equal(true[j] > 0, true[k] > 0)
+    assert support_groups(np.array([[1e-9, 0], [3, 0], [0, 2], [0, 0], [-1, 0]])).tolist() == [2, 2, 1, 0, 2]
     rng = np.random.default_rng(0)
     rows = np.eye(groups.max() + 1)[groups] + rng.normal(0, 0.05, size=(90, groups.max() + 1))
     assert group_agreement(groups, rows) == 1 == group_agreement(rng.permutation(groups.max() + 1)[groups], rows)
@@ -179,6 +188,8 @@ def test_large_data_use_some_rows():
     found = distance_agreement(true, noisy)
     assert found == distance_agreement(true, noisy) != distance_agreement(true, noisy, seed=1)
     assert abs(found - distance_agreement(true, noisy, seed=1)) < 0.1
+    without = [distance_agreement(np.delete(true[:6], k, 0), np.delete(noisy[:6], k, 0)) for k in range(6)]
+    assert np.isclose(distance_agreement(true[:6], noisy[:6], n_rows=5), without).sum() == 1  # no row comes twice
     assert distance_agreement(true[:900], noisy[:900]) == distance_agreement(true[:900], noisy[:900], seed=1)
 
 
@@ -376,6 +387,9 @@ def test_warnings_say_what_was_found():
     assert factor_warnings({"dead": dead, "one": fine})["what"].tolist() == ["dead", "dead"]
     only = factor_warnings({"one": maps(f[:, :1], w[:, :1]), "two": maps(parted[:, :2], w[:, :2])})
     assert only["what"].tolist() == ["split"]
+    faint = maps(parted, np.column_stack([w[:, 0], w[:, 1] * 1e-9, w[:, 2:6]]))  # a dead half is no part
+    assert factor_warnings({"one": fine, "faint": faint})["what"].tolist() == ["dead"]
+    assert split_merged(fine, faint)["what"].tolist() == ["split"]
     at_one = np.zeros(250)
     at_one[f[:, 2].argmin()] = 1.0  # all counts where the third factor is smallest
     assert set(factor_warnings({"one": fine}, exposure={"one": at_one})["factor"]) >= {"F3"}
@@ -453,6 +467,8 @@ def test_stability_where_there_is_little_to_compare():
     dead = [table.assign(F4=0.0) for table in [tables[0]] * 3]
     found = stability(dead)
     assert np.allclose(found.factors, [1, 1, 1, 0]) and np.allclose([found.overall, found.silhouette], [0.75, 1])
+    rows = np.vstack([table.to_numpy().T for table in tables])
+    assert pooled_silhouette(np.vstack([rows, np.zeros((5, 80))]), 4) == pooled_silhouette(rows, 4)
     assert np.isnan(pooled_silhouette(np.ones((6, 4)), 3)) and np.isnan(pooled_silhouette(np.eye(4), 4))
     for error, wrong in (
         (ShapeError, []), (ShapeError, [tables[0], tables[1][["F1"]]]), (ShapeError, [None]),

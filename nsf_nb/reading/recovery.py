@@ -130,7 +130,7 @@ def support_groups(loadings: Float[np.ndarray, "J K"]) -> Int[np.ndarray, "J"]:
     """
     return np.unique(np.asarray(loadings) != 0, axis=0, return_inverse=True)[1].ravel()
 
-
+# %% ../../nbs/5_reading/506_recovery.ipynb #13f2f388
 def group_agreement(true: Int[np.ndarray, "J"], shares: Float[np.ndarray, "J L"], seed: int = 0) -> float:
     """Adjusted Rand index of true groups of genes and of those that k-means finds in loadings.
 
@@ -210,6 +210,16 @@ def _true_part(store: Any, keys: tuple[str, str], rows: Int[np.ndarray, "A"]) ->
     return np.hstack(parts), parts[0].shape[1] if keys[0] in store else 0
 
 
+def _both(truth: Any, factors: Any, loadings: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int]:
+    """Factors and loadings of the fit and of the truth at the same spots and genes; spatial factors of the truth."""
+    f, spots = _matched("factors", factors, truth.obs_names, "spots")
+    w, genes = _matched("loadings", loadings, truth.var_names, "genes")
+    if f.shape[1] != w.shape[1]:
+        raise ShapeError(explain(f"{f.shape[1]} factors in loadings", f"{w.shape[1]}", "pass both from one fit"))
+    true_f, t = _true_part(truth.obsm, ("spfac", "nsfac"), spots)
+    return f, w, true_f, _true_part(truth.varm, ("spload", "nsload"), genes)[0], t
+
+# %% ../../nbs/5_reading/506_recovery.ipynb #398babb4
 def _per_factor(name: str, true: np.ndarray, estimated: np.ndarray) -> dict[str, Any]:
     """Lists and their summaries, for both correlations."""
     found: dict[str, Any] = {}
@@ -219,7 +229,15 @@ def _per_factor(name: str, true: np.ndarray, estimated: np.ndarray) -> dict[str,
         found |= {f"{name}_{kind}{end}": value for end, value in values.items()}
     return found
 
-# %% ../../nbs/5_reading/506_recovery.ipynb #398babb4
+
+def _distances(true: tuple, own: tuple, seed: int) -> dict[str, float]:
+    """Agreement of distances, of spots and genes, for both correlations."""
+    return {
+        f"{name}_{kind}": distance_agreement(a, b, kind == "spearman", seed=seed)
+        for name, a, b in zip(("dfactors", "dloadings"), true, own, strict=True) for kind in ("pearson", "spearman")
+    }
+
+# %% ../../nbs/5_reading/506_recovery.ipynb #ad47f265
 def recovery(
     truth: Any, factors: "ArrayLike | pd.DataFrame", loadings: "ArrayLike | pd.DataFrame",
     n_spatial: int | None = None, seed: int = 0,
@@ -240,30 +258,21 @@ def recovery(
     Returns
     -------
     dict
-        For x of factors, loadings: x_pearson, x_spearman, lists over true factors, and with _min and _mean
-        (@eq-recovery-best); dx_pearson, dx_spearman (@eq-recovery-distances); loadings_clust_ari;
+        For x factors or loadings: x_pearson and x_spearman, lists over true factors, the same with _min and _mean
+        (@eq-recovery-best), dx_pearson, dx_spearman (@eq-recovery-distances); loadings_clust_ari; and
         spatial_importance_dist (@eq-recovery-importance), NaN unless the truth has both kinds and n_spatial is given.
 
     Raises
     ------
     ShapeError, DataError
-        Tables that do not fit each other or the data, names that are not there, values that are not finite.
+        Tables that do not fit each other or the data; values that are not finite.
     """
-    seed, (f, spots) = check_int("seed", seed, 0), _matched("factors", factors, truth.obs_names, "spots")
-    w, genes = _matched("loadings", loadings, truth.var_names, "genes")
-    if f.shape[1] != w.shape[1]:
-        raise ShapeError(explain(f"{f.shape[1]} factors in loadings", f"{w.shape[1]}", "pass both from one fit"))
+    seed, (f, w, true_f, true_w, t) = check_int("seed", seed, 0), _both(truth, factors, loadings)
     n_spatial = n_spatial if n_spatial is None else check_int("n_spatial", n_spatial, 0, f.shape[1])
-    true_f, t = _true_part(truth.obsm, ("spfac", "nsfac"), spots)
-    true_w, _ = _true_part(truth.varm, ("spload", "nsload"), genes)
     true, own = common_scale(true_f, true_w), common_scale(f, w)
     scores = _per_factor("factors", true[0], own[0]) | _per_factor("loadings", true[1], own[1])
-    for name, a, b in zip(("dfactors", "dloadings"), true, own, strict=True):
-        for kind in ("pearson", "spearman"):
-            scores[f"{name}_{kind}"] = distance_agreement(a, b, kind == "spearman", seed=seed)
-    scores["loadings_clust_ari"], scores["spatial_importance_dist"] = group_agreement(
-        support_groups(true_w), own[1], seed), float("nan")
-    if n_spatial is not None and 0 < t < true_f.shape[1]:
-        error = spatial_shares(f, w, n_spatial) - spatial_shares(true_f, true_w, t)
-        scores["spatial_importance_dist"] = float(np.abs(error).sum())
-    return scores
+    scores |= _distances(true, own, seed)
+    scores["loadings_clust_ari"] = group_agreement(support_groups(true_w), own[1], seed)
+    known = n_spatial is not None and 0 < t < true_f.shape[1]
+    error = np.abs(spatial_shares(f, w, n_spatial) - spatial_shares(true_f, true_w, t)).sum() if known else np.nan
+    return scores | {"spatial_importance_dist": float(error)}
