@@ -4,8 +4,8 @@
     python benchmarks/published.py nsf-simulations                          our means beside the published ones
     python benchmarks/published.py nsf-simulations --write nbs/8_studies    the table that chapters 80 and 84 read
 
-Rows: pattern, kind of genes, model; means over the seeds. kind: "spatial", 200 genes that follow a pattern; "split", 250
-that do and 250 that follow a factor without space; "mixed", 500 that follow one of each. correlation: smallest over the
+Rows: pattern, kind of genes, model; means over the seeds. kind: "spatial", 200 genes that follow a pattern; "split",
+250 that do and 250 that follow a factor without space; "mixed", 500 that follow one of each. correlation: smallest over the
 true factors of the largest absolute correlation with a found one. distance: L1 distance between the true and the found
 spatial importance of the genes. The published tables lie in the folder `reference` beside NSF_NB_DATA.
 """
@@ -82,7 +82,8 @@ def main():
         return
     shown = ["val_paper_deviance", "correlation", "distance", "wall_time"]
     means = both.groupby(["kind", "data", "model", "source"])[shown].mean().unstack("source")
-    means[("val_deviance", "nsf_nb")] = both[both["source"] == "nsf_nb"].groupby(["kind", "data", "model"])["val_deviance"].mean()
+    own = both[both["source"] == "nsf_nb"].groupby(["kind", "data", "model"])
+    means[("val_deviance", "nsf_nb")] = own["val_deviance"].mean()
     print(means.to_string(float_format="{:.3f}".format, na_rep=""))
 
 

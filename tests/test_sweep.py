@@ -27,7 +27,7 @@ n_inducing = 40
 hold_out = {kind = "last", fraction = 0.1}
 """
 COSTS = ["wall_time", "cpu_time", "peak_memory", "host", "kept"]
-GROUP = {"start_new_session": True}
+GROUP = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
 MAIN = [sys.executable, "-c", "from nsf_nb.cli import main; main()"]
 
 
@@ -83,7 +83,7 @@ def kill_after(process, folder, n):
 def test_killed_at_any_moment(plan, whole, tmp_path):
     command = [*MAIN, "sweep", str(plan), "-o", str(tmp_path / "sweep")]
     for n in (1, 9):
-        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **GROUP) as process:
+        with subprocess.Popen(command, cwd=ROOT, **GROUP) as process:
             kept = kill_after(process, tmp_path / "sweep", n)
         assert len(kept) >= n
         table = read_sweep(tmp_path / "sweep")
