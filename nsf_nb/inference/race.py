@@ -18,7 +18,7 @@ from .convergence import Convergence
 from .coordinate_ascent import CoordinateAscent
 from .factor_updates import SpatialFactors
 from .groups import Groups, IndependentFactors
-from .initialise import Start, starts
+from .initialise import Start, best_factorization, starts
 from .kernel_learning import sites_of
 from .memory import engine_from, memory_of
 from .records import Diary, check_finite
@@ -137,10 +137,9 @@ class _Legs:
 
 # %% ../../nbs/4_inference/45_race.ipynb #0574bd4e
 def _coarse_projections(model, data):
-    """Of the spots onto the coarse cover; None if the model has no spatial factors."""
-    kernels = [group.prior.kernel for group in model.groups if group.spatial]
-    points = choose_inducing_points(data.coords, COARSE_POINTS, data.size_factors)
-    return Projections(kernels[0], points, data.coords) if kernels else None
+    """Of the spots onto the coarse cover."""
+    kernel = next(group.prior.kernel for group in model.groups if group.spatial)
+    return Projections(kernel, choose_inducing_points(data.coords, COARSE_POINTS, data.size_factors), data.coords)
 
 
 def _leg(engine, name, sweeps, legs):
@@ -179,8 +178,8 @@ def _finished(legs, runs):
 
 def _regrouped(engine, projections):
     """The engine with its most spatial factors in the spatial group; the same one if they are there already."""
-    spatial = morans_i(engine.factors.log_factors, engine.data.coords)
     group, *others = engine.factors.slices
+    spatial = morans_i(engine.factors.log_factors, engine.data.coords) if others else None
     if not others or spatial[group].min() >= spatial[group.stop :].max():
         return engine
     return begin(engine.model, engine.data, projections, Start("", engine.loadings, engine.factors.log_factors))
@@ -205,6 +204,8 @@ def best_start(
     CoordinateAscent
         On the coarse cover.
     """
+    if not any(group.spatial for group in model.groups):
+        return begin(model, data, None, best_factorization(data, model.n_factors, n_starts, rng))
     coarse, first = model.with_length_scale(_COARSE_LENGTH, _COARSE_AMPLITUDE), COARSE_LEGS[0]
     shared, later = _coarse_projections(model, data), range(first, sum(COARSE_LEGS))
     legs, every = _Legs(diary, shared), starts(data, model.n_factors, n_starts, rng)
@@ -251,6 +252,9 @@ def refine(model: FactorModel, data: SpatialCounts, points: np.ndarray, coarse: 
     CoordinateAscent
         Ready to sweep.
     """
+    if not any(group.spatial for group in model.groups):
+        coarse.drop_negligible()
+        return coarse
     parts = [
         _finer(group, points, coarse, k) if group.spatial else coarse.factors.parts[k]
         for k, group in enumerate(model.groups)
