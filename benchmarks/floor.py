@@ -14,10 +14,10 @@ own rule; it gets the counts as a dense array, float32, in which it is faster th
 
 Numbers. seconds: median wall time of the whole call of fit, PNMF's reading and checking of the data included, after a
 warm-up on the same data; the methods take turns, and every other time in the opposite order. ratio: over the seconds of
-NMF. iterations: of NMF; sweeps of PNMF in the race of the starts and after it. other half: mean Poisson deviance of one
-half of the genes, drawn once, at the held-out spots, predicted from the counts of the other half there with fixed
+NMF. iterations: of NMF; sweeps of PNMF after the race of its starts. other half: mean Poisson deviance of one half of
+the genes, drawn once, at the held-out spots, predicted from the counts of the other half there with fixed
 loadings ("other genes" of `score_imputation`; NMF finds its factors there by its own updates). average: deviance of all
-genes there from the average factors of the training spots, all that a model without space says of a spot without counts.
+genes there from the average factors of the training spots, all that a model without space says of a spot by itself.
 """
 
 import argparse
@@ -68,7 +68,7 @@ class Nmf:
     def fit(self, train, rule):
         """Fit to an array of counts."""
         self.mixture = self.nmf.fit_transform(train)
-        self.iterations = str(self.nmf.n_iter_)
+        self.iterations = self.nmf.n_iter_
         return self
 
     def scores(self, val, held, exposures):
@@ -96,8 +96,7 @@ class Pnmf:
     def fit(self, train, rule):
         """Fit to an AnnData."""
         self.model.fit(train, layer="counts", size_factors=rule)
-        final = sum(row["start"] == "final" for row in self.model.result_.history)
-        self.iterations = f"{len(self.model.result_.history) - final}+{final}"
+        self.iterations = self.model.n_iter_
         return self
 
     def scores(self, val, held, exposures):
