@@ -1,8 +1,8 @@
-"""Suggested numbers of factors against true ones: simulations of the published comparison, and how long real counts take.
+"""Suggested numbers of factors against true ones: the published simulations; and how long real counts take.
 
-    python benchmarks/suggest.py                                    all kinds, seeds 1 to 3
+    python benchmarks/suggest.py                                     all kinds, seeds 1 to 3
     python benchmarks/suggest.py quilt both --kinds mixed --seeds 1  these
-    NSF_NB_DATA=../shared/data python benchmarks/suggest.py visium   2,695 spots × 500 genes of the mouse brain, no truth
+    NSF_NB_DATA=../shared/data python benchmarks/suggest.py visium   2,695 spots × 500 genes, no truth
     python benchmarks/suggest.py --confirm --json                    with hybrid fits; one JSON object per case
 
 "spatial": 200 genes; "mixed": 500 genes that follow a pattern and a factor without space; "split": 250 genes follow a
@@ -70,8 +70,9 @@ def main():
         truth, said = (n_spatial + n_other, n_spatial), (found.n_factors, found.n_spatial)
         off.append([abs(a - b) for a, b in zip(truth, said, strict=True)])
         row = {"pattern": pattern, "kind": kind, "seed": seed, "true": truth, "found": said, "seconds": round(seconds, 1)}
-        row |= {f"{s} {h}": alone(found, s, h) for s in ("factors", "spatial") for h in ("random", "spatial")}
-        print(json.dumps(row) if args.json else "  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
+        row |= {f"{s} by {h}": alone(found, s, h) for s in ("factors", "spatial") for h in ("random", "spatial")}
+        line = json.dumps(row) if args.json else "  ".join(f"{key} {value}" for key, value in row.items())
+        print(line, flush=True)
     for name, values in zip("LT", zip(*off, strict=True), strict=True):
         exact, near = (100 * sum(value <= most for value in values) / len(values) for most in (0, 1))
         print(f"{name}: {exact:.0f} % exact, {near:.0f} % within one, of {len(values)}")

@@ -171,6 +171,7 @@ def merge(
     tuple
         J×(L−1) and N×(L−1); the merged factor is the last.
     """
+    loadings, factors = loadings.astype(np.float64), factors.astype(np.float64)  # determinants cancel
     even = loadings / np.maximum(loadings @ factors.mean(axis=0), 1e-12)[:, None]
     a, b, (i, k) = even.T @ loadings, factors.T @ factors, np.triu_indices(loadings.shape[1], 1)
     trace = a[i, i] * b[i, i] + a[k, k] * b[k, k] + 2 * a[i, k] * b[i, k]
@@ -182,11 +183,12 @@ def merge(
     c = np.abs(np.real(vectors[:, np.argmax(np.real(values))]))
     f = factors[:, pair] @ c
     w = loadings[:, pair] @ (across @ c) / max(f @ f, 1e-300)
-    return np.column_stack([np.delete(loadings, pair, axis=1), w]), np.column_stack([np.delete(factors, pair, axis=1), f])
+    return tuple(np.column_stack([np.delete(x, pair, axis=1), one]) for x, one in ((loadings, w), (factors, f)))
 
 # %% ../nbs/7_experiments/721_bicross.ipynb #d97bd587
 def merged_start(
-    loadings: Float[np.ndarray, "J L"], factors: Float[np.ndarray, "N L"], n_factors: int, share: Float[np.ndarray, "J"]
+    loadings: Float[np.ndarray, "J L"], factors: Float[np.ndarray, "N L"], n_factors: int,
+    share: Float[np.ndarray, "J"],
 ) -> Start:
     """A start for fewer factors, or as many, at a fit of the same spots.
 
@@ -204,7 +206,7 @@ def merged_start(
     """
     while loadings.shape[1] > n_factors:
         loadings, factors = merge(loadings, factors)
-    return shrink(factors, loadings, share, "merged")
+    return shrink(factors.astype(np.float64), loadings.astype(np.float64), share, "merged")
 
 
 def fit_from(model: FactorModel, data: SpatialCounts, how: FitSettings, start: Start) -> FitResult:

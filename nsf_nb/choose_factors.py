@@ -9,104 +9,27 @@ __all__ = ['suggest_factors']
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .bicross import HoldOut, bicross_deviance, fit_from, hold_outs, merged_start
-from .core import ConfigError, DataError, check_choice, check_int, check_positive, explain, logger, settings, streams
+from .core import ConfigError, DataError, check_choice, check_int, check_positive, explain, logger, streams
 from .data.anndata import KEYS, from_anndata
 from .data.counts import SpatialCounts
 from .data.preprocess import feature_deviance
-from .data.store import digest_of, read, write
+from .data.store import digest_of
 from .estimators import NSF, NSFH, PNMF
 from .inference.fit import fit
-from .inference.initialise import shrink
 from .neighbours import hybrid_from, nested_deviance, place_deviance
 from .one_error import Choice, one_standard_error, stability
+from .pieces import Pieces, bar_of, open_folder
 from .suggestion import Suggestion, reasons_for_factors, reasons_for_space, rows_of, table_of
 
 # %% ../nbs/7_experiments/72_choose_factors.ipynb #cdf3926c
-_KIND = "suggestion"
-
-
-def _open(folder: Path, identity: dict[str, Any]) -> None:
-    """Make a folder ready for pieces; a ConfigError if it holds anything else than pieces of the same work."""
-    do = "choose another folder, or delete it"
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(explain("a folder", f"the file '{folder}'", do))
-    if (folder / f"{_KIND}.json").is_file():
-        before = read(folder, _KIND)[1]
-        if changed := sorted(key for key in identity if before.get(key) != identity[key]):
-            found = f"another {', another '.join(changed)} in '{folder}'"
-            raise ConfigError(explain("the same data and settings as before", found, do))
-    elif folder.is_dir() and any(folder.iterdir()):
-        raise ConfigError(explain("an empty folder, or one of this function", f"other files in '{folder}'", do))
-    else:
-        write(folder, _KIND, {}, identity)
-
-# %% ../nbs/7_experiments/72_choose_factors.ipynb #c63f0fa1
-@dataclass
-class _Bench:
-    """Pieces of work by name: made once, kept in a folder if there is one."""
-
-    folder: Path | None
-    bar: Any
-    late: Callable[[], bool]
-    kept: dict[str, tuple[dict, float]] = field(default_factory=dict)
-
-    def piece(self, name: str, make: Callable[[], dict[str, np.ndarray]]) -> tuple[dict[str, np.ndarray], float]:
-        """Arrays of a piece, and the seconds that it took."""
-        if name not in self.kept:
-            self.kept[name] = self._found(name) or self._made(name, make)
-            self.bar.update()
-        return self.kept[name]
-
-    def _found(self, name):
-        if self.folder is None or not (self.folder / f"{name}.json").is_file():
-            return None
-        arrays, facts = read(self.folder, name)
-        return arrays, facts["seconds"]
-
-    def _made(self, name, make):
-        began = time.perf_counter()
-        with _quiet():
-            arrays = make()
-        seconds = time.perf_counter() - began
-        if self.folder is not None:
-            write(self.folder, name, arrays, {"seconds": seconds})
-        return arrays, seconds
-
-# %% ../nbs/7_experiments/72_choose_factors.ipynb #a622bf97
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Fits without bars of their own, and without news: there are many."""
-    before = settings.progress, settings.verbosity
-    settings.progress = False
-    if before[1] == "info":
-        settings.verbosity = "warning"
-    try:
-        yield
-    finally:
-        settings.progress, settings.verbosity = before
-
-
-def _bar(total: int) -> Any:
-    """A progress bar of pieces, where fits have one."""
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a notebook without widgets gets a bar of text
-        from tqdm.auto import tqdm
-
-    hidden = None if settings.progress is None else not settings.progress
-    return tqdm(total=total, desc="suggest", unit="fit", leave=False, disable=hidden)
-
-# %% ../nbs/7_experiments/72_choose_factors.ipynb #c3e8f0ee
 @dataclass(frozen=True)
 class _Work:
     """Data, hold-outs and settings that the pieces share."""
@@ -115,12 +38,13 @@ class _Work:
     parts: list[HoldOut]
     blocks: np.ndarray
     likelihood: str
-    bench: _Bench
+    bench: Pieces
 
     def plan(self, kind: Any, *sizes: int, seed: int = 0, sweeps: int = 100) -> tuple:
         """Model and settings of a short fit."""
         more = {} if kind is PNMF else {"n_inducing": max(2, min(1000, self.data.n_obs // 2))}
-        return kind(*sizes, likelihood=self.likelihood, n_starts=2, max_iter=sweeps, tol=3e-4, random_state=seed, **more).plan()
+        common = {"likelihood": self.likelihood, "n_starts": 2, "max_iter": sweeps, "tol": 3e-4, "random_state": seed}
+        return kind(*sizes, **common, **more).plan()
 
     def table(self, rows: Sequence[np.ndarray], parts: list[HoldOut]) -> dict[str, Choice]:
         """Choices by hold-out, from C×E scores whose entries are the held-out spots of the parts in order."""
@@ -148,7 +72,8 @@ def _factors_piece(work: _Work, i: int, n_factors: int, larger: int | None) -> t
             start = merged_start(before["loadings"], before["factors"], n_factors, _share(train))
             found = fit_from(model, train, how, start)
         scores = bicross_deviance(found, train, new, part.half)
-        return {"loadings": found.state.loadings.astype("f4"), "factors": found.factors.astype("f4"), "deviance": scores}
+        w, f = found.state.loadings.astype("f4"), found.factors.astype("f4")
+        return {"loadings": w, "factors": f, "deviance": scores}
 
     return work.bench.piece(f"{part.kind}-{part.number}-L{n_factors}", make)
 
@@ -159,7 +84,8 @@ def _space_piece(work: _Work, i: int, n_factors: int) -> tuple[dict[str, np.ndar
 
     def make():
         before = work.bench.kept[f"{part.kind}-{part.number}-L{n_factors}"][0]
-        scores, shares = nested_deviance(*(before[key].astype("f8") for key in ("loadings", "factors")), *part.parts(work.data))
+        w, f = (before[key].astype("f8") for key in ("loadings", "factors"))
+        scores, shares = nested_deviance(w, f, *part.parts(work.data))
         return {"deviance": scores, "shares": shares}
 
     return work.bench.piece(f"{part.kind}-{part.number}-L{n_factors}-space", make)
@@ -171,12 +97,11 @@ def _hybrid_piece(work: _Work, i: int, n_factors: int, n_spatial: int) -> tuple[
 
     def make():
         before, (train, new) = work.bench.kept[f"{part.kind}-{part.number}-L{n_factors}"][0], part.parts(work.data)
-        start = shrink(before["factors"].astype("f8"), before["loadings"].astype("f8"), _share(train), "merged")
-        if n_spatial == 0:
-            found = fit_from(*(plan := work.plan(PNMF, n_factors))[:1], train, plan[1], start)
-        else:
-            model, how = work.plan(NSFH, n_spatial, n_other, sweeps=60) if n_other else work.plan(NSF, n_factors, sweeps=60)
-            found = hybrid_from(model, train, how, start)
+        start = merged_start(before["loadings"], before["factors"], n_factors, _share(train))
+        sizes = (n_spatial, n_other) if n_spatial and n_other else (n_factors,)
+        kind = NSFH if len(sizes) == 2 else NSF if n_spatial else PNMF
+        model, how = work.plan(kind, *sizes, sweeps=60)
+        found = (hybrid_from if n_spatial else fit_from)(model, train, how, start)
         return {"deviance": place_deviance(found, train, new)}
 
     return work.bench.piece(f"{part.kind}-{part.number}-L{n_factors}-T{n_spatial}", make)
@@ -233,7 +158,8 @@ def _grid(given: Any, data: SpatialCounts, n_folds: int) -> tuple[list[int], boo
         return sorted({n for n in _COARSE if n <= most} | ({most} if most < _COARSE[-1] else set())), True
     given = [given] if np.ndim(given) == 0 else list(given)
     if not given:
-        raise ConfigError(explain("numbers of factors in n_factors", "none", "leave it out, or pass for example range(2, 13)"))
+        do = "leave it out, or pass for example range(2, 13)"
+        raise ConfigError(explain("numbers of factors in n_factors", "none", do))
     return sorted({check_int("n_factors", n, 1, most) for n in given}), False
 
 
@@ -329,7 +255,8 @@ def suggest_factors(
     max_spots, max_features
         Of the part that is used: spots drawn, genes by deviance. Default 3,000 and 1,000.
     n_seeds, n_folds
-        Repeats, each with its own seed and hold-outs of both kinds, default 3; one spot in `n_folds` is held out, default 5.
+        Repeats, each with its own seed and hold-outs of both kinds, default 3; one spot in `n_folds` is held out,
+        default 5.
     confirm
         Whether hybrid fits near T are made and have the last word: minutes more. Default False.
     folder
@@ -342,7 +269,7 @@ def suggest_factors(
     Returns
     -------
     Suggestion
-        `n_factors`, `n_spatial`, `table`, `reason` and `plot()`. Errors of the `NsfError` tree about arguments, data and
+        `n_factors`, `n_spatial`, `table`, `reason`, `plot()`. Errors of the `NsfError` tree about arguments, data and
         the folder come before any work.
     """
     given = dict(locals())
@@ -353,10 +280,10 @@ def suggest_factors(
     grid, refine = _grid(n_factors, data, n_folds)
     folder = None if folder is None else Path(folder)
     if folder is not None:
-        _open(folder, _identity(data, given, grid))
+        open_folder(folder, _identity(data, given, grid))
     parts, blocks = hold_outs(data.coords, data.n_features, n_seeds, n_folds, rng["hold-outs"])
-    bar = _bar(len(parts) * (len(grid) + 1))
-    bench = _Bench(folder, bar, lambda: max_minutes is not None and time.perf_counter() - began > 60 * max_minutes)
+    bar = bar_of(len(parts) * (len(grid) + 1), "suggest")
+    bench = Pieces(folder, bar, None if max_minutes is None else began + 60 * max_minutes)
     try:
         return _suggested(_Work(data, parts, blocks, likelihood, bench), grid, refine, confirm)
     finally:

@@ -9,7 +9,7 @@ __all__ = ['spatial_shares', 'from_neighbours', 'nested_deviance', 'hybrid_from'
 from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from .bicross import floors, spot_deviance
 from .data.counts import SpatialCounts

@@ -94,9 +94,9 @@ def reasons_for_factors(grid: list[int], choices: dict[str, Choice], agreement: 
         said = [f"L = {n} was given."]
     else:
         least = f"has the least held-out deviance ({both.deviance[both.best]:.4g})"
-        said = [f"L = {n} {least}; fewer are worse by more than one standard error of the difference."] if n == best else [
-            f"L = {n} is the smallest within one standard error of the best: L = {best} {least}."
-        ]
+        why = f"{least}; fewer are worse by more than one standard error of the difference."
+        why = why if n == best else f"is the smallest within one standard error of the best: L = {best} {least}."
+        said = [f"L = {n} {why}"]
         if best == grid[-1]:
             said.append(f"Warning: L = {best}, the largest tried, is the best: the deviance still falls. Try more.")
         alone = {kind: grid[choice.chosen] for kind, choice in choices.items() if kind != "both"}
@@ -107,7 +107,7 @@ def reasons_for_factors(grid: list[int], choices: dict[str, Choice], agreement: 
         steadier = [k for k, value in zip(grid, agreement, strict=True) if value > now + _DROP and 1 < k < n]
         if steadier:
             value = agreement[grid.index(steadier[-1])]
-            said.append(f"Warning: stability drops after L = {steadier[-1]} ({value:.2f}): later ones differ between fits.")
+            said.append(f"Warning: stability drops after L = {steadier[-1]} ({value:.2f}): beyond, fits differ.")
     return said
 
 # %% ../nbs/7_experiments/724_suggestion.ipynb #08fa5bc9
