@@ -69,8 +69,10 @@ def main():
         found, seconds = suggested(adata, args)
         truth, said = (n_spatial + n_other, n_spatial), (found.n_factors, found.n_spatial)
         off.append([abs(a - b) for a, b in zip(truth, said, strict=True)])
-        row = {"pattern": pattern, "kind": kind, "seed": seed, "true": truth, "found": said, "seconds": round(seconds, 1)}
-        row |= {f"{s} by {h}": alone(found, s, h) for s in ("factors", "spatial") for h in ("random", "spatial")}
+        row = {"pattern": pattern, "kind": kind, "seed": seed, "true": truth, "found": said}
+        row |= {"seconds": round(seconds, 1)} | {
+            f"{s} by {h}": alone(found, s, h) for s in ("factors", "spatial") for h in ("random", "spatial")
+        }
         line = json.dumps(row) if args.json else "  ".join(f"{key} {value}" for key, value in row.items())
         print(line, flush=True)
     for name, values in zip("LT", zip(*off, strict=True), strict=True):

@@ -150,6 +150,16 @@ def _curve(ax: Any, table: Any, stage: str) -> None:
             ax.plot(part[STAGES[stage]].to_numpy(dtype=float), part["deviance"], style, color="grey", label=kind, lw=1)
 
 
+def _agreement(ax: Any, table: Any) -> None:
+    """The stability of the factors, on an axis of its own at the right."""
+    rows = table[(table["stage"] == "factors") & (table["hold_out"] == "both")].dropna(subset="stability")
+    if len(rows) > 1:
+        other = ax.twinx()
+        other.plot(rows["n_factors"].to_numpy(dtype=float), rows["stability"], "^-", color="C2", markersize=3, lw=1)
+        other.set(ylim=(0, 1.02))
+        other.set_ylabel("silhouette of factors", color="C2")
+
+
 def _plot(self, axes: Any = None) -> Any:
     """Draw held-out deviance by number of factors, and by number of spatial ones.
 
@@ -161,7 +171,8 @@ def _plot(self, axes: Any = None) -> Any:
     Returns
     -------
     np.ndarray
-        The two Axes: deviance with the standard error of its difference to the best, chosen numbers marked.
+        The two Axes: deviance with the standard error of its difference to the best, chosen numbers marked; the first
+        has an axis for the stability at its right.
     """
     import matplotlib.pyplot as plt
 
@@ -177,6 +188,7 @@ def _plot(self, axes: Any = None) -> Any:
         ax.axvline(getattr(self, name), color="C3", lw=1, zorder=0)
         ax.set(xlabel=label, ylabel="held-out deviance", title=f"{label[-1]} = {getattr(self, name)}")
         ax.legend(frameon=False, fontsize=8)
+    _agreement(axes[0], self.table)
     return axes
 
 # %% ../nbs/7_experiments/724_suggestion.ipynb #bfe0571f
