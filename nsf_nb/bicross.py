@@ -44,7 +44,18 @@ class HoldOut:
     seed: int
 
     def parts(self, data: SpatialCounts) -> tuple[SpatialCounts, SpatialCounts]:
-        """Training spots and held-out spots."""
+        """Take data apart.
+
+        Parameters
+        ----------
+        data
+            N spots × J genes.
+
+        Returns
+        -------
+        tuple
+            Training spots and held-out spots.
+        """
         return data.subset(np.flatnonzero(~self.held)), data.subset(np.flatnonzero(self.held))
 
 # %% ../nbs/7_experiments/721_bicross.ipynb #e3789faa
@@ -208,7 +219,7 @@ def merged_start(
         loadings, factors = merge(loadings, factors)
     return shrink(factors.astype(np.float64), loadings.astype(np.float64), share, "merged")
 
-
+# %% ../nbs/7_experiments/721_bicross.ipynb #65b7874b
 def fit_from(model: FactorModel, data: SpatialCounts, how: FitSettings, start: Start) -> FitResult:
     """Fit a model without spatial factors from one start, without a race.
 

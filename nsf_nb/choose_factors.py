@@ -234,6 +234,26 @@ def _suggested(work: _Work, grid: list[int], refine: bool, confirm: bool) -> Sug
     return Suggestion(n_factors, n_spatial, table_of(rows), tuple(reasons))
 
 # %% ../nbs/7_experiments/72_choose_factors.ipynb #6a83aad9
+def _asked(given: dict[str, Any]) -> Suggestion:
+    """Check everything, open the folder, and work."""
+    _checked(given)
+    data, _ = from_anndata(given["adata"], given["layer"], given["spatial_key"], given["size_factors"])
+    rng, began = streams(given["random_state"], "spots", "hold-outs"), time.perf_counter()
+    data = _part(data, given["max_spots"], given["max_features"], rng["spots"])
+    grid, refine = _grid(given["n_factors"], data, given["n_folds"])
+    folder = None if given["folder"] is None else Path(given["folder"])
+    if folder is not None:
+        open_folder(folder, _identity(data, given, grid))
+    how = data.n_features, given["n_seeds"], given["n_folds"], rng["hold-outs"]
+    parts, blocks = hold_outs(data.coords, *how)
+    limit, bar = given["max_minutes"], bar_of(len(parts) * (len(grid) + 1), "suggest")
+    bench = Pieces(folder, bar, None if limit is None else began + 60 * limit)
+    try:
+        return _suggested(_Work(data, parts, blocks, given["likelihood"], bench), grid, refine, given["confirm"])
+    finally:
+        bar.close()
+
+# %% ../nbs/7_experiments/72_choose_factors.ipynb #97161677
 def suggest_factors(
     adata: Any, n_factors: Any = None, *, layer: str | None = None, spatial_key: str = KEYS.spatial,
     size_factors: Any = "constant", likelihood: str = "poisson", max_spots: int = 3000, max_features: int = 1000,
@@ -272,19 +292,4 @@ def suggest_factors(
         `n_factors`, `n_spatial`, `table`, `reason`, `plot()`. Errors of the `NsfError` tree about arguments, data and
         the folder come before any work.
     """
-    given = dict(locals())
-    _checked(given)
-    data, _ = from_anndata(adata, layer, spatial_key, size_factors)
-    rng, began = streams(random_state, "spots", "hold-outs"), time.perf_counter()
-    data = _part(data, max_spots, max_features, rng["spots"])
-    grid, refine = _grid(n_factors, data, n_folds)
-    folder = None if folder is None else Path(folder)
-    if folder is not None:
-        open_folder(folder, _identity(data, given, grid))
-    parts, blocks = hold_outs(data.coords, data.n_features, n_seeds, n_folds, rng["hold-outs"])
-    bar = bar_of(len(parts) * (len(grid) + 1), "suggest")
-    bench = Pieces(folder, bar, None if max_minutes is None else began + 60 * max_minutes)
-    try:
-        return _suggested(_Work(data, parts, blocks, likelihood, bench), grid, refine, confirm)
-    finally:
-        bar.close()
+    return _asked(dict(locals()))

@@ -71,7 +71,7 @@ def spatial_shares(
         how[better], left = (length, noise), np.minimum(left, now)
     return 1 - left, how
 
-
+# %% ../nbs/7_experiments/722_neighbours.ipynb #3bc4e85d
 def from_neighbours(
     factors: Float[np.ndarray, "N L"], coords: Float[np.ndarray, "N D"], where: Float[np.ndarray, "B D"],
     how: Float[np.ndarray, "L 2"]
@@ -156,7 +156,7 @@ def hybrid_from(model: FactorModel, data: SpatialCounts, how: FitSettings, start
     finally:
         diary.close()
 
-
+# %% ../nbs/7_experiments/722_neighbours.ipynb #0c8dd9b3
 def place_deviance(found: FitResult, train: SpatialCounts, new: SpatialCounts) -> Float[np.ndarray, "N"]:
     """Deviance of new spots, predicted from their places alone.
 

@@ -31,7 +31,7 @@ class Choice:
     best: int
     chosen: int
 
-
+# %% ../nbs/7_experiments/723_one_error.ipynb #b8d1f227
 def one_standard_error(
     deviance: Float[np.ndarray, "C E"], kind: Shaped[np.ndarray, "E"], block: Int[np.ndarray, "E"]
 ) -> Choice:
@@ -75,7 +75,7 @@ class Stability:
     overall: float
     silhouette: Float[np.ndarray, "L"]
 
-
+# %% ../nbs/7_experiments/723_one_error.ipynb #4035dfd1
 def stability(tables: Sequence[Float[np.ndarray, "J L"]], seed: int = 0) -> Stability:
     """Silhouette of the pooled loadings of several fits.
 

@@ -51,7 +51,12 @@ def open_folder(folder: Path, identity: dict[str, Any]) -> None:
 # %% ../nbs/7_experiments/725_pieces.ipynb #12fcaecb
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Within it, fits draw no bars and tell no news."""
+    """Within it, fits draw no bars and tell no news.
+
+    Yields
+    ------
+    None
+    """
     before = settings.progress, settings.verbosity
     settings.progress = False
     if before[1] == "info":
@@ -83,6 +88,57 @@ def bar_of(total: int, what: str) -> Any:
     return tqdm(total=total, desc=what, unit="fit", leave=False, disable=hidden)
 
 # %% ../nbs/7_experiments/725_pieces.ipynb #bc8ee5bc
+def _piece(
+    self, name: str, make: Callable[[], dict[str, np.ndarray]]
+) -> tuple[dict[str, np.ndarray], float]:
+    """Take a piece that is there, else make it.
+
+    Parameters
+    ----------
+    name, make
+        Of the piece; makes its arrays.
+
+    Returns
+    -------
+    tuple
+        Arrays by name, and the seconds that they took when they were made.
+    """
+    if name not in self.kept:
+        self.kept[name] = self._found(name) or self._made(name, make)
+        self.bar.update()
+    return self.kept[name]
+
+
+def _made(self, name: str, make: Callable) -> tuple[dict[str, np.ndarray], float]:
+    """Make a piece, and write it."""
+    began = time.perf_counter()
+    with quiet():
+        arrays = make()
+    seconds = time.perf_counter() - began
+    if self.folder is not None:
+        write(self.folder, name, arrays, {"seconds": seconds})
+    return arrays, seconds
+
+# %% ../nbs/7_experiments/725_pieces.ipynb #74bbe795
+def _found(self, name: str) -> tuple[dict[str, np.ndarray], float] | None:
+    """Read a piece, if it is there."""
+    if self.folder is None or not (self.folder / f"{name}.json").is_file():
+        return None
+    arrays, facts = read(self.folder, name)
+    return arrays, facts["seconds"]
+
+
+def _late(self) -> bool:
+    """Look at the clock.
+
+    Returns
+    -------
+    bool
+        Whether the time is up.
+    """
+    return self.until is not None and time.perf_counter() > self.until
+
+# %% ../nbs/7_experiments/725_pieces.ipynb #c3aa8c24
 @dataclass
 class Pieces:
     """Pieces of work by name: made once, kept in a folder if there is one.
@@ -104,28 +160,4 @@ class Pieces:
     until: float | None = None
     kept: dict[str, tuple[dict[str, np.ndarray], float]] = field(default_factory=dict)
 
-    def piece(self, name: str, make: Callable[[], dict[str, np.ndarray]]) -> tuple[dict[str, np.ndarray], float]:
-        """Arrays of a piece, and the seconds that it took when it was made."""
-        if name not in self.kept:
-            self.kept[name] = self._found(name) or self._made(name, make)
-            self.bar.update()
-        return self.kept[name]
-
-    def late(self) -> bool:
-        """Whether the time is up."""
-        return self.until is not None and time.perf_counter() > self.until
-
-    def _found(self, name):
-        if self.folder is None or not (self.folder / f"{name}.json").is_file():
-            return None
-        arrays, facts = read(self.folder, name)
-        return arrays, facts["seconds"]
-
-    def _made(self, name, make):
-        began = time.perf_counter()
-        with quiet():
-            arrays = make()
-        seconds = time.perf_counter() - began
-        if self.folder is not None:
-            write(self.folder, name, arrays, {"seconds": seconds})
-        return arrays, seconds
+    piece, late, _found, _made = _piece, _late, _found, _made

@@ -53,7 +53,7 @@ def rows_of(
             ), strict=True)))
     return rows
 
-
+# %% ../nbs/7_experiments/724_suggestion.ipynb #7ceb575a
 def table_of(rows: list[dict[str, Any]]) -> "pandas.DataFrame":  # noqa: F821
     """Rows as a tidy table.
 
@@ -159,7 +159,7 @@ def _agreement(ax: Any, table: Any) -> None:
         other.set(ylim=(0, 1.02))
         other.set_ylabel("silhouette of factors", color="C2")
 
-
+# %% ../nbs/7_experiments/724_suggestion.ipynb #16bb8f3d
 def _plot(self, axes: Any = None) -> Any:
     """Draw held-out deviance by number of factors, and by number of spatial ones.
 
