@@ -5,9 +5,9 @@
     python benchmarks/published.py nsf-simulations --write nbs/8_studies    the table that chapters 80 and 84 read
 
 Rows: pattern, kind of genes, model; means over the seeds. kind: "spatial", 200 genes that follow a pattern; "split",
-250 that do and 250 that follow a factor without space; "mixed", 500 that follow one of each. correlation: smallest over the
-true factors of the largest absolute correlation with a found one. distance: L1 distance between the true and the found
-spatial importance of the genes. The published tables lie in the folder `reference` beside NSF_NB_DATA.
+250 that do and 250 that follow a factor without space; "mixed", 500 that follow one of each. correlation: smallest over
+the true factors of the largest absolute correlation with a found one. distance: L1 distance between the true and the
+found spatial importance of the genes. The published tables lie in the folder `reference` beside NSF_NB_DATA.
 """
 
 import argparse

@@ -27,6 +27,7 @@ _PUBLIC = {
     "sweep": "nsf_nb.sweeps:sweep",
     "read_sweep": "nsf_nb.sweeps:read_sweep",
     "compare": "nsf_nb.comparison:compare",
+    "suggest_factors": "nsf_nb.choose_factors:suggest_factors",
     "pp": "nsf_nb.pp",
     "tl": "nsf_nb.tl",
     "pl": "nsf_nb.pl",

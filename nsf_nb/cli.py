@@ -28,6 +28,7 @@ from .core import ConfigError, NsfError, check_fraction, check_writable, explain
 from .inference.stopping import Stop
 from .options import arguments_of, option
 from .report_command import add_report
+from .suggest_command import add_suggest
 from .sweep_command import add_sweep
 
 # %% ../nbs/7_experiments/73_cli.ipynb #bf458335
@@ -137,6 +138,7 @@ add_check(app)
 add_report(app)
 add_sweep(app)
 add_compare(app)
+add_suggest(app)
 
 # %% ../nbs/7_experiments/73_cli.ipynb #c0ccecea
 def _run(adata: Any, estimator: str, params: dict[str, Any], how: dict[str, Any]) -> tuple[Any, Any]:

@@ -27,7 +27,7 @@ _Blocks = Annotated[bool, typer.Option("--blocks", help="Hold out spatial blocks
 _Starts = Annotated[int | None, typer.Option(help="NMF starts that are tried. [default: 4; nsfh, rsfh: 8]")]
 _Jobs = Annotated[int, typer.Option("--jobs", "-j", help="Fits side by side; -1 for as many as there are cores.")]
 
-
+# %% ../nbs/7_experiments/737_compare_command.ipynb #50cb2749
 def _compare(
     data: Data, output: _Folder = Path("nsf-compare"), models: _Models = "nsf,nsfh,pnmf,rsf,fa",
     n_factors: _Factors = 10, n_spatial: Spatial = None, likelihood: Likelihood = None, n_starts: _Starts = None,
@@ -47,6 +47,8 @@ def _compare(
 
     adata = read_h5ad(data)
     import_tensorflow()
+    import matplotlib.pyplot as plt
+
     from nsf_nb.comparison import compare
 
     given = {"likelihood": likelihood, "n_starts": n_starts}
@@ -58,11 +60,12 @@ def _compare(
     )
     found.summary.to_csv(output / "compare.csv")
     found.table.to_csv(output / "fits.csv", index=False)
-    axes = found.plot()
-    axes[0].figure.savefig(output / "compare.png", dpi=150)
+    picture = found.plot()[0].figure
+    picture.savefig(output / "compare.png", dpi=150)
+    plt.close(picture)
     say(quiet, f"{found}\nresults  {output / 'compare.csv'}\npicture  {output / 'compare.png'}")
 
-
+# %% ../nbs/7_experiments/737_compare_command.ipynb #7133c32f
 def add_compare(app: typer.Typer) -> None:
     """Give the command `compare` to an application.
 

@@ -195,7 +195,7 @@ def _matches(self, first: str, second: str, seed: int | None = None, by: str = "
     one, two = (self.fits[check_choice("a fitted model", name, labels), seed] for name in (first, second))
     return compare_fits(one, two, by)
 
-
+# %% ../nbs/7_experiments/71_compare.ipynb #78dfd088
 def _plot_all(self, ax: Any = None) -> list:
     """Draw the comparison.
 
@@ -292,10 +292,8 @@ def compare(
 
     Parameters
     ----------
-    adata
-        N spots × J genes, as in `fit`.
-    models
-        Names, or estimators. Default: NSF, NSFH, PNMF, RSF and FA.
+    adata, models
+        N spots × J genes, as in `fit`; names, or estimators. Default: NSF, NSFH, PNMF, RSF and FA.
     n_factors, n_spatial
         L, default 10, and T of models with two kinds of factors, default half; for models that are given by name.
     layer, spatial_key, size_factors
@@ -316,21 +314,34 @@ def compare(
     Comparison
         See there. A model that fails is a row with its reason; an error comes before any work.
     """
-    check_choice("hold_out", hold_out, ("random", "spatial"))
-    fraction, params = check_fraction("val_fraction", val_fraction), dict(params or {})
+    held = {"kind": check_choice("hold_out", hold_out, ("random", "spatial"))}
+    held["fraction"] = check_fraction("val_fraction", val_fraction)
+    labelled = _labelled(models, {"n_factors": n_factors, "n_spatial": n_spatial}, dict(params or {}))
+    where = {"layer": layer, "spatial_key": spatial_key, "size_factors": size_factors}
+    return _compared(adata, labelled, held, where, _seeds(seeds), folder, (n_jobs, client))
+
+# %% ../nbs/7_experiments/71_compare.ipynb #ab1d83cf
+def _seeds(seeds: Sequence[int]) -> tuple[int, ...]:
+    """Seeds, each once; a ConfigError if there is none or one twice."""
     if not seeds or len(set(seeds)) < len(seeds):
         raise ConfigError(explain("different seeds, one at least", repr(seeds), "pass for example (0, 1, 2)"))
-    seeds = tuple(check_int("seeds", seed, 0) for seed in seeds)
-    models_ = _labelled(models, {"n_factors": n_factors, "n_spatial": n_spatial}, params)
-    where = {"layer": layer, "spatial_key": spatial_key, "size_factors": size_factors}
+    return tuple(check_int("seeds", seed, 0) for seed in seeds)
+
+
+def _compared(
+    adata: Any, labelled: Mapping[str, tuple[str, dict[str, Any]]], held: dict[str, Any], where: dict[str, Any],
+    seeds: tuple[int, ...], folder: Any, pool: tuple,
+) -> Comparison:
+    """The comparison, when everything is checked."""
     with _folder(folder) as place:
         path, _ = _stored(adata, place, where)
         data, runs = {"path": str(path.resolve()), "layer": None, "spatial_key": "spatial"}, {}
         for seed in seeds:
-            held = {"kind": hold_out, "fraction": fraction, "seed": seed}
-            for label, (name, made) in models_.items():
-                runs[label, seed] = Run(data, name, made | {"random_state": seed}, size_factors, held)
+            for label, (name, made) in labelled.items():
+                how = made | {"random_state": seed}, where["size_factors"], held | {"seed": seed}
+                runs[label, seed] = Run(data, name, *how)
         unique = {run.id: run for run in runs.values()}
-        found = sweep(Sweep("compare", tuple(unique.values())), place, n_jobs=n_jobs, client=client, keep=True)
+        plan = Sweep("compare", tuple(unique.values()))
+        found = sweep(plan, place, n_jobs=pool[0], client=pool[1], keep=True)
         table, fits = _rows(found, runs, place)
     return Comparison(_summary(table, fits), table, fits, _warnings(fits, seeds), seeds)

@@ -58,7 +58,7 @@ def said_of(table: Any) -> str:
         lines += ["means", means.to_string(float_format="{:.3f}".format)]
     return "\n".join(lines)
 
-
+# %% ../nbs/7_experiments/736_sweep_command.ipynb #58f57ba3
 def write_sweep_table(table: Any, path: Path) -> None:
     """Write a table of results to a CSV or parquet file.
 
@@ -99,7 +99,7 @@ def _check_table(path: Path | None) -> None:
         raise ConfigError(explain("a .csv or .parquet file for --table", f"'{path}'", "change its ending"))
     check_writable(path, force=True)
 
-
+# %% ../nbs/7_experiments/736_sweep_command.ipynb #fc3eedc4
 def client_at(address: str | None) -> Any:
     """A client of a dask scheduler.
 

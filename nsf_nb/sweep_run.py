@@ -188,7 +188,7 @@ def _tables(model: Any) -> dict[str, np.ndarray]:
     found = {name: np.asarray(values, dtype=str) for name, values in named.items()}
     return found | {"factors": factors.to_numpy("f4"), "loadings": loadings.to_numpy("f4")}
 
-
+# %% ../nbs/7_experiments/702_run.ipynb #dd8bbd3b
 def carry_out(run: Run, cores: int | None = None, keep: bool = False) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Fit and score.
 

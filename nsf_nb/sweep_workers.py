@@ -109,7 +109,7 @@ def carried_out(
     n_jobs = available_cores() if n_jobs == -1 else check_int("n_jobs", n_jobs, 1)
     return _one_by_one(work, runs) if n_jobs == 1 else _side_by_side(work, runs, n_jobs)
 
-
+# %% ../nbs/7_experiments/704_workers.ipynb #97194258
 def cores_each(n_jobs: int = 1, client: Any = None) -> int | None:
     """An even share of the cores for fits side by side.
 

@@ -190,7 +190,7 @@ def _work_off(runs: Sequence, folder: Path, work: Any, pool: tuple, total: int) 
             bar.set_postfix_str(f"{failed} failed" if failed else "")
             bar.update()
 
-
+# %% ../nbs/7_experiments/70_sweep.ipynb #7f4a9689
 def sweep(
     plan: Any, folder: str | os.PathLike, *, n_jobs: int = 1, client: Any = None, cores: int | None = None,
     keep: bool = False, retry: bool = False,
@@ -220,18 +220,22 @@ def sweep(
         As from `read_sweep`. A failed run is a row with its reason; an error comes before any work, for a plan or a
         folder that cannot be used. Ctrl-C ends the sweep; the same call goes on.
     """
-    plan, folder = as_plan(plan), Path(folder)
     cores = cores_each(n_jobs, client) if cores is None else check_int("cores", cores, 1)
+    return _swept(as_plan(plan), Path(folder), (n_jobs, client), cores, (keep, retry))
+
+# %% ../nbs/7_experiments/70_sweep.ipynb #744b9037
+def _swept(plan: Sweep, folder: Path, pool: tuple, cores: int | None, how: tuple[bool, bool]) -> "pd.DataFrame":
+    """The table, when all that can be done is done."""
     _check_models(plan)
     with _locked(folder):
         rows = [{"id": run.id, "labels": run.labels()} for run in plan.runs]
         store.write(folder, "plan", {}, {"name": plan.name, "rows": rows})
-        runs = _waiting(plan, folder, keep, retry)
+        runs = _waiting(plan, folder, *how)
         logger.info("sweep %r: %d runs, %d of them to be done", plan.name, len(plan.runs), len(runs))
-        work = functools.partial(carry_out, cores=cores, keep=keep)
+        work = functools.partial(carry_out, cores=cores, keep=how[0])
         try:
             if runs:
-                _work_off(runs, folder, work, (n_jobs, client), len(plan.runs))
+                _work_off(runs, folder, work, pool, len(plan.runs))
         finally:
             table = read_sweep(folder)
             with suppress(OSError):  # a full disk: the records are the results, and an error is on its way

@@ -52,7 +52,7 @@ def _settle(self, exposure: Float[np.ndarray, "N L"]) -> None:
     """A step of the variances, as a part of a sweep."""
     self.refresh(exposure, n_steps=1)
 
-
+# %% ../../nbs/4_inference/411_groups.ipynb #3d63c219
 def _refresh(
     self, exposure: Float[np.ndarray, "N L"], slope: Float[np.ndarray, "N L"] | None = None, n_steps: int = 3
 ) -> int:
@@ -153,7 +153,7 @@ def _groups_set_point(self, point: list[np.ndarray]) -> None:
         part.set_point(tuple(rest[:n]))
         rest = rest[n:]
 
-
+# %% ../../nbs/4_inference/411_groups.ipynb #feb00dd3
 def _groups_posteriors(self) -> tuple:
     """What is known of the factors anywhere, one for each group."""
     return tuple(part.posterior() for part in self.parts)

@@ -160,7 +160,7 @@ def _guesses(rates, n_factors, n_starts, rng):
                 continue
         yield f"random {k}", _at_random(rates, n_factors, seed)
 
-
+# %% ../../nbs/4_inference/40_initialise.ipynb #701766e7
 def starts(
     data: SpatialCounts, n_factors: int, n_starts: int, rng: np.random.Generator, max_iter: int = 30
 ) -> "Iterator[Start]":  # noqa: F821

@@ -34,16 +34,38 @@ _SMALL, _SLICE = 2**21, 2**16  # entries of a block that NumPy passes over, and 
 
 
 def is_small(counts: Float[np.ndarray, "B J"]) -> bool:
-    """Whether a block is one for NumPy: at most two million counts, B×J."""
+    """Whether a block is one for NumPy: at most two million counts.
+
+    Parameters
+    ----------
+    counts
+        B×J.
+
+    Returns
+    -------
+    bool
+        False for a block of which TensorFlow makes better use.
+    """
     return counts.size <= _SMALL
 
 
 def slices(counts: Float[np.ndarray, "B J"]) -> "Iterator[slice]":  # noqa: F821
-    """Rows of a block of counts, B×J, in slices that stay in the cache."""
+    """Rows of a block in slices that stay in the cache.
+
+    Parameters
+    ----------
+    counts
+        B×J.
+
+    Returns
+    -------
+    iterator of slice
+        From the first row to the last.
+    """
     n_rows = max(1, _SLICE // counts.shape[1])
     return (slice(start, start + n_rows) for start in range(0, counts.shape[0], n_rows))
 
-
+# %% ../../nbs/2_probability/20_likelihoods.ipynb #2c9cd2a3
 def _ratio(counts, mixture, ratio):
     """Writes y/R into `ratio` and gives y log R summed by spot; log R overwrites R. No count: nothing, whatever R."""
     if mixture.min() >= np.finfo(np.float32).tiny:
@@ -108,7 +130,7 @@ def _small_pass(counts, log_factors, expected, loadings, size_factors):
     weight = loadings.sum(axis=0)  # L: W
     return Pass(c, size_factors[:, None] * weight, ratio, totals, data, float(totals @ weight))
 
-
+# %% ../../nbs/2_probability/20_likelihoods.ipynb #60c399b1
 def _as_pass(found):
     c, ratio, data, exposure, totals, rate = (value.numpy() for value in found)
     return Pass(c, exposure, ratio, totals, float(data), float(rate))
