@@ -52,7 +52,7 @@ _Repeats = Annotated[int, typer.Option("--seeds", help="Repeats, each with other
 _Confirm = Annotated[bool, typer.Option("--confirm", help="Let fits of hybrid models have the last word.")]
 _Minutes = Annotated[float | None, typer.Option(help="After which no other repeat begins. [default: no limit]")]
 
-
+# %% ../nbs/7_experiments/738_suggest_command.ipynb #37e96f4f
 def _suggest(
     data: Data, output: _Folder = Path("nsf-suggest"), n_factors: _Factors = None, likelihood: _Likelihood = "poisson",
     layer: LayerName = None, spatial_key: SpatialKey = "spatial", size_factors: SizeFactors = "constant",
@@ -84,7 +84,7 @@ def _suggest(
     plt.close(picture)
     say(quiet, f"{found}\ntable    {output / 'suggest.csv'}\npicture  {output / 'suggest.png'}")
 
-
+# %% ../nbs/7_experiments/738_suggest_command.ipynb #7d211191
 def add_suggest(app: typer.Typer) -> None:
     """Give the command `suggest` to an application.
 
