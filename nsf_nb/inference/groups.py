@@ -37,7 +37,7 @@ def wright(z: Float[np.ndarray, "N L"], near: Float[np.ndarray, "N L"]) -> Float
     found[far] = wrightomega(z[far])
     return found
 
-
+# %% ../../nbs/4_inference/411_groups.ipynb #e717a1ee
 def _ascend(self, pseudo_counts: Float[np.ndarray, "N L"], exposure: Float[np.ndarray, "N L"]) -> None:
     """Best means for the present variances, Eq. @eq-wright, then the best mean of each factor."""
     spread = self.prior.variance
@@ -129,7 +129,7 @@ def _groups_settle(self, exposure: Float[np.ndarray, "N L"]) -> None:
         if isinstance(part, IndependentFactors):
             part.settle(exposure[:, columns])
 
-
+# %% ../../nbs/4_inference/411_groups.ipynb #4a04f934
 def _groups_refresh(self, exposure: Float[np.ndarray, "N L"], slope: Float[np.ndarray, "N L"] | None = None) -> int:
     """Renew covariances, and variances that sweeps do not settle; returns how many groups or factors were renewed."""
     if slope is None:

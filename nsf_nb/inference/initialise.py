@@ -149,7 +149,7 @@ def _rates(data):
     rates = diags(1 / data.size_factors).dot(data.counts).astype(np.float32).tocsr()
     return rates.toarray() if rates.shape[0] <= data.block_rows else rates
 
-
+# %% ../../nbs/4_inference/40_initialise.ipynb #df9a1636
 def _guesses(rates, n_factors, n_starts, rng):
     """Names and first guesses of starts, made one by one."""
     for k, seed in enumerate(rng.integers(2**31 - 1, size=n_starts).tolist()):
@@ -160,7 +160,7 @@ def _guesses(rates, n_factors, n_starts, rng):
                 continue
         yield f"random {k}", _at_random(rates, n_factors, seed)
 
-# %% ../../nbs/4_inference/40_initialise.ipynb #701766e7
+# %% ../../nbs/4_inference/40_initialise.ipynb #b408a09a
 def starts(
     data: SpatialCounts, n_factors: int, n_starts: int, rng: np.random.Generator, max_iter: int = 30
 ) -> "Iterator[Start]":  # noqa: F821
@@ -197,7 +197,7 @@ def _loss(rates, mixture, topics):
         total -= np.einsum("bj,bj->b", x, logs).sum(dtype=np.float64)
     return total
 
-
+# %% ../../nbs/4_inference/40_initialise.ipynb #750fbc33
 def better_factorizations(data: SpatialCounts, n_factors: int, n_starts: int, rng: np.random.Generator) -> list[Start]:
     """The better half of several starts, by the loss of their NMFs.
 

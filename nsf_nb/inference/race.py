@@ -194,7 +194,7 @@ def _best_without_space(model, data, n_starts, rng, diary):
     runs = ((partial(begin, model, data, None, one), one.name, range(FREE_SWEEPS)) for one in left)
     return max(_finished(legs, runs), key=lambda racer: racer[0])[2]
 
-# %% ../../nbs/4_inference/45_race.ipynb #902c7964
+# %% ../../nbs/4_inference/45_race.ipynb #56eb6af6
 def best_start(
     model: FactorModel, data: SpatialCounts, n_starts: int, rng: np.random.Generator, diary: Diary
 ) -> CoordinateAscent:

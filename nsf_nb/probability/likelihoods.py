@@ -34,7 +34,7 @@ _SMALL, _SLICE = 2**21, 2**16  # entries of a block that NumPy passes over, and 
 
 
 def is_small(counts: Float[np.ndarray, "B J"]) -> bool:
-    """Whether a block is one for NumPy: at most two million counts.
+    """Whether a block is one for NumPy.
 
     Parameters
     ----------
@@ -44,28 +44,28 @@ def is_small(counts: Float[np.ndarray, "B J"]) -> bool:
     Returns
     -------
     bool
-        False for a block of which TensorFlow makes better use.
+        True up to two million counts.
     """
     return counts.size <= _SMALL
 
-
+# %% ../../nbs/2_probability/20_likelihoods.ipynb #288b230b
 def slices(counts: Float[np.ndarray, "B J"]) -> "Iterator[slice]":  # noqa: F821
     """Rows of a block in slices that stay in the cache.
 
     Parameters
     ----------
     counts
-        B×J.
+        B×J, dense or sparse.
 
     Returns
     -------
-    iterator of slice
-        From the first row to the last.
+    Iterator
+        Of slices.
     """
     n_rows = max(1, _SLICE // counts.shape[1])
     return (slice(start, start + n_rows) for start in range(0, counts.shape[0], n_rows))
 
-# %% ../../nbs/2_probability/20_likelihoods.ipynb #2c9cd2a3
+# %% ../../nbs/2_probability/20_likelihoods.ipynb #0325e004
 def _ratio(counts, mixture, ratio):
     """Writes y/R into `ratio` and gives y log R summed by spot; log R overwrites R. No count: nothing, whatever R."""
     if mixture.min() >= np.finfo(np.float32).tiny:
@@ -92,7 +92,7 @@ def _small_shares(counts, log_factors, loadings):
     pseudo_counts *= factors
     return pseudo_counts, loading_ratio, data
 
-# %% ../../nbs/2_probability/20_likelihoods.ipynb #288b230b
+# %% ../../nbs/2_probability/20_likelihoods.ipynb #58271dba
 @dataclass(frozen=True)
 class Pass:
     """What one pass over a block of B spots finds.
@@ -122,7 +122,7 @@ def _poisson_pass(counts, log_factors, expected, loadings, size_factors):
     rate = tf.reduce_sum(totals * tf.cast(weight, tf.float64))
     return *_shares(counts, log_factors, loadings), size_factors[:, None] * weight, totals, rate
 
-
+# %% ../../nbs/2_probability/20_likelihoods.ipynb #18e97cff
 def _small_pass(counts, log_factors, expected, loadings, size_factors):
     """As `_poisson_pass`, in NumPy."""
     c, ratio, data = _small_shares(counts, log_factors, loadings)
@@ -130,7 +130,7 @@ def _small_pass(counts, log_factors, expected, loadings, size_factors):
     weight = loadings.sum(axis=0)  # L: W
     return Pass(c, size_factors[:, None] * weight, ratio, totals, data, float(totals @ weight))
 
-# %% ../../nbs/2_probability/20_likelihoods.ipynb #60c399b1
+
 def _as_pass(found):
     c, ratio, data, exposure, totals, rate = (value.numpy() for value in found)
     return Pass(c, exposure, ratio, totals, float(data), float(rate))
