@@ -189,7 +189,7 @@ FREE_SWEEPS = 10
 
 
 def _best_without_space(model, data, n_starts, rng, diary):
-    """The engine with the highest bound after a few sweeps, of the better half of the starts."""
+    """The engine with the highest bound after a few sweeps, of the starts that are left of the race of NMFs."""
     left, legs = better_factorizations(data, model.n_factors, n_starts, rng), _Legs(diary, None)
     runs = ((partial(begin, model, data, None, one), one.name, range(FREE_SWEEPS)) for one in left)
     return max(_finished(legs, runs), key=lambda racer: racer[0])[2]
