@@ -25,8 +25,9 @@ from .data.store import digest_of
 from .estimators import NSF, NSFH, PNMF
 from .inference.fit import fit
 from .neighbours import hybrid_from, nested_deviance, place_deviance
-from .one_error import Choice, one_standard_error, stability
+from .one_error import Choice, one_standard_error
 from .pieces import Pieces, bar_of, open_folder
+from .reading.stability import pooled_silhouette
 from .suggestion import Suggestion, reasons_for_factors, reasons_for_space, rows_of, table_of
 
 # %% ../nbs/7_experiments/72_choose_factors.ipynb #cdf3926c
@@ -217,12 +218,17 @@ def _space(work: _Work, n_factors: int, n_parts: int, confirm: bool) -> tuple[in
     return near[choices["both"].chosen], rows, reasons + reasons_for_space(n_factors, near, choices, "hybrid fits")
 
 # %% ../nbs/7_experiments/72_choose_factors.ipynb #0733966f
+def _agreement(tables: list) -> float:
+    """Silhouette of the pooled loadings of several fits (@eq-stability-silhouette); NaN for one."""
+    return pooled_silhouette(np.concatenate([np.asarray(w, dtype=float).T for w in tables]), tables[0].shape[1])
+
+
 def _suggested(work: _Work, grid: list[int], refine: bool, confirm: bool) -> Suggestion:
     """All stages, one after the other."""
     n_parts = _repeats(work, grid)
     grid, choices = _refined(work, grid, n_parts) if refine else (grid, _choose(work, grid, n_parts))
     pieces = [[_factors_piece(work, i, n, None) for i in range(n_parts)] for n in grid]
-    agreement = [stability([piece["loadings"] for piece, _ in row]).overall for row in pieces]
+    agreement = [_agreement([piece["loadings"] for piece, _ in row]) for row in pieces]
     seconds = [sum(took for _, took in row) for row in pieces]
     n_factors = grid[choices["both"].chosen]
     n_spatial, more, reasons = _space(work, n_factors, n_parts, confirm)
