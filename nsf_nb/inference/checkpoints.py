@@ -146,14 +146,14 @@ _SHARE = 0.03
 def _due(self) -> bool:
     """Whether it is time, @eq-checkpoint-interval."""
     now = time.perf_counter()
-    affordable = self.spent + 3 * self.cost <= _SHARE * (now - self._opened)
+    affordable = self.spent + 4 * self.cost <= _SHARE * (now - self._opened)
     return self.open and now - self._last > self.every and affordable
 
 
 def _foreseen(self, arrays: dict[str, np.ndarray], began: float) -> bool:
     """Whether a checkpoint of these arrays is affordable, now that its size is known."""
     self.cost = max(self.cost, self._slowness * sum(array.nbytes for array in arrays.values()))
-    affordable = self.spent + 3 * self.cost <= _SHARE * (began - self._opened)
+    affordable = self.spent + 4 * self.cost <= _SHARE * (began - self._opened)
     if not affordable:
         self.spent += time.perf_counter() - began
     return affordable
