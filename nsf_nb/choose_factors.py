@@ -26,7 +26,8 @@ from .estimators import NSF, NSFH, PNMF
 from .inference.fit import fit
 from .neighbours import hybrid_from, nested_deviance, place_deviance
 from .one_error import Choice, one_standard_error
-from .pieces import Pieces, bar_of, open_folder
+from .inference.records import progress_bar
+from .pieces import Pieces, open_folder
 from .reading.stability import pooled_silhouette
 from .suggestion import Suggestion, reasons_for_factors, reasons_for_space, rows_of, table_of
 
@@ -252,7 +253,7 @@ def _asked(given: dict[str, Any]) -> Suggestion:
         open_folder(folder, _identity(data, given, grid))
     how = data.n_features, given["n_seeds"], given["n_folds"], rng["hold-outs"]
     parts, blocks = hold_outs(data.coords, *how)
-    limit, bar = given["max_minutes"], bar_of(len(parts) * (len(grid) + 1), "suggest")
+    limit, bar = given["max_minutes"], progress_bar(len(parts) * (len(grid) + 1), "suggest", "fit")
     bench = Pieces(folder, bar, None if limit is None else began + 60 * limit)
     try:
         return _suggested(_Work(data, parts, blocks, given["likelihood"], bench), grid, refine, given["confirm"])

@@ -6,19 +6,15 @@
 __all__ = ['spatial_shares', 'from_neighbours', 'nested_deviance', 'hybrid_from', 'place_deviance']
 
 # %% ../nbs/7_experiments/722_neighbours.ipynb #b13167d9
-from dataclasses import replace
-
 import numpy as np
 from jaxtyping import Float
 
-from .bicross import floors, spot_deviance
+from .bicross import climbed, floors, spot_deviance
 from .data.counts import SpatialCounts
-from .data.scaling import CoordinateScaling
-from .inference.fit import climb, finish
+from .inference.coordinate_ascent import CoordinateAscent
 from .inference.initialise import Start
 from .inference.race import COARSE_LEGS, COARSE_REFRESH, _coarse_projections, begin, refine
-from .inference.records import Diary, FitResult, FitSettings
-from .inference.recovery import guarded
+from .inference.records import FitResult, FitSettings
 from .models.factor_model import FactorModel
 from .probability.inducing import choose_inducing_points
 from .reading.prediction import factors_at
@@ -141,20 +137,15 @@ def hybrid_from(model: FactorModel, data: SpatialCounts, how: FitSettings, start
     FitResult
         As from `nsf_nb.inference.fit.fit`.
     """
-    scaling = CoordinateScaling.fit(data.coords)
-    data, diary = replace(data, coords=scaling.apply(data.coords)), Diary(how.max_sweeps)
-    try:
-        with guarded():
-            coarse = begin(model.with_length_scale(1.0, 1.5), data, _coarse_projections(model, data), start)
-            for i in range(COARSE_LEGS[0]):
-                if i in COARSE_REFRESH:
-                    coarse.refresh()
-                coarse.sweep()
-            points = choose_inducing_points(data.coords, how.n_inducing, data.size_factors)
-            engine = refine(model, data, points, coarse)
-            return finish(engine, how, scaling, diary, climb(engine, how, diary))
-    finally:
-        diary.close()
+    def begun(scaled: SpatialCounts) -> CoordinateAscent:
+        coarse = begin(model.with_length_scale(1.0, 1.5), scaled, _coarse_projections(model, scaled), start)
+        for i in range(COARSE_LEGS[0]):
+            if i in COARSE_REFRESH:
+                coarse.refresh()
+            coarse.sweep()
+        return refine(model, scaled, choose_inducing_points(scaled.coords, how.n_inducing, scaled.size_factors), coarse)
+
+    return climbed(data, how, begun)
 
 # %% ../nbs/7_experiments/722_neighbours.ipynb #0c8dd9b3
 def place_deviance(found: FitResult, train: SpatialCounts, new: SpatialCounts) -> Float[np.ndarray, "N"]:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .core import NsfError, logger, settings
+from .core import NsfError, logger
 from .family import FAMILY
+from .pieces import quiet
 from .sweep_plan import Run, keys_of, load_counts
 
 if TYPE_CHECKING:
@@ -210,12 +211,12 @@ def carry_out(run: Run, cores: int | None = None, keep: bool = False) -> tuple[d
 
     record = {"id": run.id, "status": "failed", "reason": "", "nsf_nb": __version__, "host": platform.node()}
     cost: dict[str, float] = {}
-    before, arrays = (settings.progress, settings.verbosity), {}
-    settings.progress, settings.verbosity = False, "error"  # what a fit says is in the record
+    arrays: dict[str, np.ndarray] = {}
     try:
         adata = load_counts(run.data)
         train, val = parts_of(adata, run.hold_out, **keys_of(run.data))
-        model = _fitted(run, train, cores, cost)
+        with quiet("error"):  # what a fit says is in the record
+            model = _fitted(run, train, cores, cost)
         record |= {"status": "done"} | _scores(run, model, adata, train, val)
         arrays = _tables(model) if keep else {}
     except Exception as err:  # the reason stands in the table
@@ -223,6 +224,4 @@ def carry_out(run: Run, cores: int | None = None, keep: bool = False) -> tuple[d
         record |= {"status": "failed", "reason": " ".join(f"{kind}: {err}".split())[:500]}
         if not isinstance(err, NsfError):
             logger.debug("run %s failed", run.id, exc_info=True)
-    finally:
-        settings.progress, settings.verbosity = before
     return record | cost, arrays

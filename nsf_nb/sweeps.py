@@ -8,14 +8,14 @@ __all__ = ['fit_of', 'read_sweep', 'as_plan', 'sweep']
 # %% ../nbs/7_experiments/70_sweep.ipynb #f88fece6
 import functools
 import os
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .core import ConfigError, DataError, check_int, check_writable, explain, logger, settings
+from .core import ConfigError, DataError, check_int, check_writable, explain, logger
 from .data import store
+from .inference.records import progress_bar
 from .sweep_plan import Sweep
 from .sweep_run import carry_out
 from .sweep_workers import carried_out, cores_each
@@ -161,15 +161,6 @@ def _waiting(plan: Sweep, folder: Path, keep: bool, retry: bool) -> list:
             found.append(run)
     return found
 
-
-def _bar(total: int, done: int) -> Any:
-    """A progress bar over runs."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a notebook without widgets gets a bar of text
-        from tqdm.auto import tqdm
-    hidden = None if settings.progress is None else not settings.progress
-    return tqdm(total=total, initial=done, desc="sweep", unit="run", disable=hidden)
-
 # %% ../nbs/7_experiments/70_sweep.ipynb #a2a4201e
 def _write_table(table: "pd.DataFrame", folder: Path) -> None:
     """results.csv, whole or not at all."""
@@ -181,7 +172,7 @@ def _write_table(table: "pd.DataFrame", folder: Path) -> None:
 def _work_off(runs: Sequence, folder: Path, work: Any, pool: tuple, total: int) -> None:
     """Carry out the runs and write their records as they come."""
     failed = 0
-    with _bar(total, total - len(runs)) as bar:
+    with progress_bar(total, "sweep", "run", total - len(runs)) as bar:
         for record, arrays in carried_out(work, runs, *pool):
             store.write(folder / "runs" / record["id"], "run", arrays, record | {"kept": bool(arrays)})
             if record["status"] == "failed":

@@ -21,6 +21,7 @@ from threadpoolctl import threadpool_limits
 from ..core import ConfigError, DataError, DivergenceError, explain, logger, settings
 from ..data.counts import SpatialCounts
 from .machine import machine_memory
+from .records import progress_bar
 
 # %% ../../nbs/4_inference/48_mofapy2.ipynb #190ab4ed
 SPARSE_ABOVE, LEAST_INDUCING, THREADS_ABOVE = 1000, 100, 500
@@ -196,12 +197,7 @@ class _Diary:
     def __init__(self, how: MefistoSettings):
         self.tol, self.rows, self.parts, self.calm, self.converged = how.tol, [], {}, 0, False
         self.began, self.kernels = time.perf_counter(), None
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a notebook without widgets gets a bar of text
-            from tqdm.auto import tqdm
-
-        hidden = None if settings.progress is None else not settings.progress
-        self.bar = tqdm(total=how.max_iter, desc="mefisto", unit="sweep", leave=False, disable=hidden)
+        self.bar = progress_bar(how.max_iter, "mefisto", "sweep")
 
     def attach(self, net: Any) -> None:
         self.net, self.measure = net, net.calculateELBO
