@@ -7,6 +7,8 @@ __all__ = ['BASELINES', 'behind_best', 'Comparison', 'compare']
 
 # %% ../nbs/7_experiments/71_compare.ipynb #d98b5485
 import contextlib
+import functools
+import hashlib
 import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -78,7 +80,7 @@ def _labelled(
             name = check_choice("a model", model.lower(), FAMILY)
             own = {key: value for key, value in params.items() if key in FAMILY[name].parameters}
             grid = {"data": {"simulate": "quilt"}, "model": name} | sizes | own
-            name, made = name, runs_of(grid)[0].params
+            made = runs_of(grid)[0].params
         else:
             name, made = _of_estimator(model)
         label = FAMILY[name].estimator
@@ -110,7 +112,8 @@ def _stored(adata: Any, folder: Path, where: dict[str, Any]) -> tuple[Path, Any]
     for slot, names in _TRUTH.items():
         for name in (name for name in names if name in getattr(adata, slot)):
             getattr(found, slot)[name] = np.asarray(getattr(adata, slot)[name])
-    path = folder / f"counts-{digest_of(data)[:16]}.h5ad"
+    known = hashlib.sha256(digest_of(data).encode() + np.asarray(data.size_factors, dtype="<f8").tobytes())
+    path = folder / f"counts-{known.hexdigest()[:16]}.h5ad"
     if not path.exists():
         write_h5ad(found, path)
     return path, data
@@ -149,7 +152,8 @@ def _summary(table: "pd.DataFrame", fits: Mapping[tuple[str, int], Any]) -> "pd.
     steady = {}
     for label in (name for name in labels if name not in BASELINES):
         own = [fit.loadings_ for (name, _), fit in fits.items() if name == label]
-        steady[label] = stability(own).overall if len(own) > 1 else np.nan
+        shared = functools.reduce(pd.Index.intersection, (w.index for w in own)) if own else ()  # of all seeds
+        steady[label] = stability([w.loc[shared] for w in own]).overall if len(own) > 1 else np.nan
     found["stability"] = pd.Series(steady)
     found["failed"] = (table["status"] == "failed").groupby(table["model"]).sum()
     order = np.lexsort([found["val_deviance"].fillna(np.inf), [name in BASELINES for name in labels]])

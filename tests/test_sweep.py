@@ -222,3 +222,28 @@ def test_a_comparison_goes_on(tmp_path, monkeypatch):
     assert list(more.summary.index)[-2:] == ["nearest spots", "gene mean"] and "PNMF (2)" in more.summary.index
     kept = [(label, seed) for label, seed in more.fits if label != "PNMF (2)"]
     assert kept == list(first.fits) and repr(more)
+
+
+def test_a_gene_that_some_seeds_have_not_seen(tmp_path):
+    adata = nsf.simulate("ggblocks", 25, n_side=12, seed=2)
+    adata.layers["counts"][:, 3] = 0
+    adata.layers["counts"][5, 3] = 4
+    how = {"n_factors": 3, "layer": "counts", "params": {"n_starts": 1, "max_iter": 10}}
+    seeds = range(12)
+    held = [adata.obs_names[5] in nsf.pp.split(adata, 0.1, seed)[1].obs_names for seed in seeds]
+    assert any(held) and not all(held)
+    pair = held.index(True), held.index(False)
+    found = nsf.compare(adata, ["PNMF"], seeds=pair, folder=tmp_path / "compare", **how)
+    sizes = [fit.loadings_.shape[0] for fit in found.fits.values()]
+    assert sizes == [24, 25] and np.isfinite(found.summary.loc["PNMF", "stability"])
+
+
+def test_other_size_factors_are_other_data(tmp_path):
+    adata = nsf.simulate("ggblocks", 25, n_side=12, seed=2)
+    how = {"n_factors": 2, "layer": "counts", "seeds": (0,), "params": {"n_starts": 1, "max_iter": 5}}
+    scores = []
+    for value in (1.0, 3.0):
+        adata.obs["depth"] = np.where(np.arange(adata.n_obs) % 2, value, 1.0)
+        found = nsf.compare(adata, ["PNMF"], size_factors="depth", folder=tmp_path / "compare", **how)
+        scores.append(found.summary.loc["PNMF", "val_deviance"])
+    assert scores[0] != scores[1]
