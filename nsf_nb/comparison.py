@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .core import ConfigError, check_choice, check_fraction, check_int, explain
+from .core import ConfigError, check_choice, check_fraction, check_int, check_writable, explain
 from .family import FAMILY
 from .reading.matching import factor_warnings
 from .reading.similarity import compare_fits
@@ -95,8 +95,8 @@ def _labelled(
 _TRUTH = {"obsm": ("spfac", "nsfac"), "varm": ("spload", "nsload")}
 
 
-def _stored(adata: Any, folder: Path, where: dict[str, Any]) -> tuple[Path, Any]:
-    """A file with what is read of an AnnData, and the checked counts."""
+def _stored(adata: Any, folder: Path, where: dict[str, Any]) -> Path:
+    """A file with what is read of an AnnData, checked."""
     import anndata
     import pandas as pd
 
@@ -116,15 +116,13 @@ def _stored(adata: Any, folder: Path, where: dict[str, Any]) -> tuple[Path, Any]
     path = folder / f"counts-{known.hexdigest()[:16]}.h5ad"
     if not path.exists():
         write_h5ad(found, path)
-    return path, data
+    return path
 
 
 @contextlib.contextmanager
 def _folder(folder: Any) -> Iterator[Path]:
     """The folder of the user, or one for the time being."""
     if folder is not None:
-        from nsf_nb.core import check_writable
-
         if not Path(folder).exists():
             check_writable(folder)
         Path(folder).mkdir(exist_ok=True)
@@ -338,8 +336,7 @@ def _compared(
 ) -> Comparison:
     """The comparison, when everything is checked."""
     with _folder(folder) as place:
-        path, _ = _stored(adata, place, where)
-        data, runs = {"path": str(path.resolve()), "layer": None, "spatial_key": "spatial"}, {}
+        data, runs = {"path": str(_stored(adata, place, where).resolve()), "layer": None, "spatial_key": "spatial"}, {}
         for seed in seeds:
             for label, (name, made) in labelled.items():
                 how = made | {"random_state": seed}, where["size_factors"], held | {"seed": seed}
