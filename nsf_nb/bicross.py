@@ -18,6 +18,7 @@ from .data.scaling import CoordinateScaling
 from .inference.coordinate_ascent import CoordinateAscent
 from .inference.fit import climb, finish
 from .inference.initialise import Start, shrink
+from .inference.merging import as_one, merger_losses
 from .inference.race import begin
 from .inference.records import Diary, FitResult, FitSettings
 from .inference.recovery import guarded
@@ -172,7 +173,7 @@ def bicross_deviance(
 def merge(
     loadings: Float[np.ndarray, "J L"], factors: Float[np.ndarray, "N L"]
 ) -> tuple[Float[np.ndarray, "J K"], Float[np.ndarray, "N K"]]:
-    """Merge the two factors whose sum is nearest to a single one, @eq-bicross-merger.
+    """Merge the two factors whose sum is nearest to a single one, @eq-merger.
 
     Parameters
     ----------
@@ -184,18 +185,9 @@ def merge(
     tuple
         J×(L−1) and N×(L−1); the merged factor is the last.
     """
-    loadings, factors = loadings.astype(np.float64), factors.astype(np.float64)  # determinants cancel
-    even = loadings / np.maximum(loadings @ factors.mean(axis=0), 1e-12)[:, None]
-    a, b, (i, k) = even.T @ loadings, factors.T @ factors, np.triu_indices(loadings.shape[1], 1)
-    trace = a[i, i] * b[i, i] + a[k, k] * b[k, k] + 2 * a[i, k] * b[i, k]
-    det = (a[i, i] * a[k, k] - a[i, k] ** 2) * (b[i, i] * b[k, k] - b[i, k] ** 2)
-    lost = 2 * det / np.maximum(trace + np.sqrt(np.maximum(trace**2 - 4 * det, 0.0)), 1e-300)
-    pair = [(i, k)[side][np.argmin(lost)] for side in (0, 1)]
-    own, across = a[np.ix_(pair, pair)], b[np.ix_(pair, pair)]
-    values, vectors = np.linalg.eig(own @ across)
-    c = np.abs(np.real(vectors[:, np.argmax(np.real(values))]))
-    f = factors[:, pair] @ c
-    w = loadings[:, pair] @ (across @ c) / max(f @ f, 1e-300)
+    pairs, lost = merger_losses(loadings, factors)
+    pair = pairs[np.argmin(lost)]
+    w, f = as_one(loadings, factors, pair)
     return tuple(np.column_stack([np.delete(x, pair, axis=1), one]) for x, one in ((loadings, w), (factors, f)))
 
 # %% ../nbs/7_experiments/721_bicross.ipynb #d97bd587

@@ -46,7 +46,8 @@ class _Work:
         """Model and settings of a short fit."""
         more = {} if kind is PNMF else {"n_inducing": max(2, min(1000, self.data.n_obs // 2))}
         common = {"likelihood": self.likelihood, "n_starts": 2, "max_iter": sweeps, "tol": 3e-4, "random_state": seed}
-        return kind(*sizes, **common, **more).plan()
+        model, how = kind(*sizes, **common, **more).plan()
+        return model, replace(how, merge=False)  # as many factors as are asked for
 
     def table(self, rows: Sequence[np.ndarray], parts: list[HoldOut]) -> dict[str, Choice]:
         """Choices by hold-out, from C×E scores whose entries are the held-out spots of the parts in order."""

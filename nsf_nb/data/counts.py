@@ -248,9 +248,15 @@ def _check_size_factors(values: np.ndarray, totals: np.ndarray, slot: str) -> No
         raise DataError(explain(f"positive finite size factors in {slot}", found, do))
 
 # %% ../../nbs/1_data/10_counts.ipynb #ad2e8a56
+_KEPT = 2**22  # entries of data that stay dense
+
+
 def _blocks(self, size: int | None = None) -> Iterator[tuple[slice, Float[np.ndarray, "B J"]]]:
     """Dense blocks of at most `size` rows (default `block_rows`), in order (@eq-blocks): rows, B×J counts, float32."""
     size = self.block_rows if size is None else check_int("size", size, low=1)
+    if size >= self.n_obs and np.prod(self.counts.shape, dtype=float) <= _KEPT:
+        yield slice(0, self.n_obs), self._dense
+        return
     for start in range(0, self.n_obs, size):
         rows = slice(start, min(start + size, self.n_obs))
         yield rows, self.counts[rows].toarray()
@@ -335,6 +341,7 @@ class SpatialCounts:
     n_dims = property(lambda self: self.coords.shape[1], doc="Number of spatial dimensions, D.")
     density = property(lambda self: self.counts.nnz / (self.n_obs * self.n_features), doc="Share of non-zero counts.")
     n_places = cached_property(lambda self: len(np.unique(self.coords, axis=0)))  # spots may share a place
+    _dense = cached_property(lambda self: _frozen(self.counts.toarray()))  # N×J, small data only
     totals = cached_property(lambda self: _frozen(self.counts @ np.ones(self.n_features)))  # N, float64
     feature_totals = cached_property(lambda self: _frozen(self.counts.T @ np.ones(self.n_obs)))  # J, float64
 

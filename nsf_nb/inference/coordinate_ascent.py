@@ -14,6 +14,7 @@ from ..data.counts import SpatialCounts
 from .factor_updates import SpatialFactors
 from .groups import Groups
 from ..models.factor_model import Elbo, FactorModel, FactorState
+from ..probability.likelihoods import is_small, slices
 from ..probability.links import HEADROOM, lognormal_moments
 
 # %% ../../nbs/4_inference/412_coordinate_ascent.ipynb #f0600cae
@@ -48,6 +49,15 @@ def _curvature(counts, log_factors, loadings):
     factors = tf.exp(log_factors)
     mixture = tf.matmul(factors, loadings, transpose_b=True)
     return tf.matmul(tf.math.divide_no_nan(counts, mixture**2), factors**2, transpose_a=True)  # J×L
+
+
+def _small_curvature(counts, log_factors, loadings):
+    """As `_curvature`, in NumPy, for small blocks."""
+    factors, across, total = np.exp(log_factors), np.ascontiguousarray(loadings.T), np.zeros_like(loadings)
+    for rows in slices(counts):
+        mixture = np.maximum(factors[rows] @ across, np.float32(1e-15))
+        total += (counts[rows] / mixture**2).T @ factors[rows] ** 2
+    return total
 
 # %% ../../nbs/4_inference/412_coordinate_ascent.ipynb #f37822c1
 def negligible_entries(
@@ -125,7 +135,8 @@ def _elbo(self) -> Elbo:
 
 def _price(self):
     """What each loading is worth, Eq. @eq-price."""
-    curvature = sum(_curvature(counts, m, self.loadings).numpy() for counts, m, *_ in _blocks(self))
+    blocks = ((_small_curvature if is_small(y) else _curvature, y, m) for y, m, *_ in _blocks(self))
+    curvature = sum(np.asarray(sums(y, m, self.loadings)) for sums, y, m in blocks)
     curvature = np.minimum(curvature, np.finfo(np.float32).max)  # infinite where a loading is zero, and zero it stays
     return self.loadings * (self.loading_ratio - self.factor_totals) + 0.5 * self.loadings**2 * curvature
 
@@ -133,6 +144,9 @@ def _price(self):
 def _sparsify(self, floor, elbo):
     """Drop negligible loadings as far as the gain since `floor` pays for them; the bound stays above it."""
     kept, budget = self.loadings, 0.9 * (elbo.total - floor)
+    nothing = np.zeros_like(kept)
+    if not negligible_entries(nothing, kept, self.factor_totals, np.inf).any():
+        return elbo  # nothing is negligible, whatever the price
     for _ in range(3):
         drop = negligible_entries(_price(self), kept, self.factor_totals, budget)
         if not drop.any():
@@ -157,6 +171,8 @@ def _sweep(self, sparsify: bool = False) -> Elbo:
     else:
         self.exposure = self.size_factors[:, None] * self.loadings.sum(axis=0)
     self.factors.ascend(self.pseudo_counts, self.exposure)
+    if self.spread_slope is None:
+        self.factors.settle(self.exposure)
     reached = self.loadings, self.factors.point()
     self._extrapolate(reached)
     self.read()

@@ -51,10 +51,8 @@ class FitSettings:
     ----------
     n_inducing
         Number of inducing points or "auto" (default).
-    n_starts
-        NMF starts that are tried. Default 4.
-    max_sweeps
-        Of the final run. Default 300.
+    n_starts, max_sweeps
+        NMF starts that are tried, default 4; sweeps of the final run, default 300.
     convergence
         When to stop earlier.
     learn_kernels
@@ -63,6 +61,8 @@ class FitSettings:
         Draws of a refinement after convergence (chapter 413), an even number. Default 0: none.
     thrifty
         Whether candidates for a kernel are forgotten factor by factor, which saves memory. Default False.
+    merge
+        Whether factors without space that say the same become one (chapter 414). Default True.
     seed
         Of everything random. Default 0.
     """
@@ -74,6 +74,7 @@ class FitSettings:
     learn_kernels: bool = True
     refine_samples: int = 0
     thrifty: bool = False
+    merge: bool = True
     seed: int | np.random.Generator | np.random.SeedSequence | None = 0
 
     def __post_init__(self):

@@ -230,17 +230,30 @@ def emission_of(state: FactorState) -> tuple:
 _ENTRIES = 2**23  # of a dense block
 
 
+def _exact(model, values, s, draws, emission):
+    """Log-likelihood of a block at one draw without its constant, from a pass over it."""
+    found = model.likelihood.read(values, draws, np.exp(draws), emission[0].numpy(), s)
+    return found.data - found.rate
+
+
+def _sampled(model, values, s, draws, emission):
+    """Log-likelihood of a block at one draw."""
+    return float(sampled_log_likelihood(model, values, s, draws[None], emission)[0])
+
+
 def _totals(model, data, mean, sd, emission, n_samples, seed):
     """Log-likelihood of all data at each draw."""
-    totals = np.zeros(n_samples)
+    exact = has_analytic_rate(model)
+    totals = np.full(n_samples, model.likelihood.constant(data.counts, data.size_factors) if exact else 0.0)
     n_rows = max(1, min(_ENTRIES // data.n_features, data.block_rows))
     for start in range(0, data.n_obs, n_rows):
         rows = slice(start, start + n_rows)
         values, s = block_of(model, data, rows)
+        values, s = (values.numpy(), s.numpy()) if exact else (values, s)
         for i in range(n_samples):
             noise = tf.random.stateless_normal([1, *mean[rows].shape], seed=[seed, start + i * data.n_obs])
-            draws = mean[rows] + sd[rows].astype(np.float32) * noise
-            totals[i] += float(sampled_log_likelihood(model, values, s, draws, emission)[0])
+            draws = mean[rows] + sd[rows].astype(np.float32) * noise.numpy()[0]
+            totals[i] += (_exact if exact else _sampled)(model, values, s, draws, emission)
     return totals
 
 # %% ../../nbs/4_inference/420_stochastic.ipynb #415fceb4

@@ -79,6 +79,11 @@ class FactorModel:
     with_length_scale = _with_length_scale
 
     @property
+    def spatial(self) -> bool:
+        """Whether it has spatial factors."""
+        return any(group.spatial for group in self.groups)
+
+    @property
     def n_factors(self) -> int:
         """L, of all groups."""
         return sum(group.n_factors for group in self.groups)
