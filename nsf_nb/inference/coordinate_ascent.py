@@ -231,7 +231,7 @@ def _state(self) -> FactorState:
     expected, _ = lognormal_moments(self.factors.log_factors.astype(np.float64), self.factors.variance)
     ceiling, dispersion = HEADROOM * expected.max(axis=0), self.dispersion
     dispersion = None if dispersion is None else dispersion.astype(np.float64)
-    found = self.loadings.astype(np.float64), self.factors.posteriors()
+    found = self.loadings.astype(np.float64), self.factors.posteriors(self.size_factors)
     return FactorState(*found, ceiling, dispersion, link=self.model.link)
 
 # %% ../../nbs/4_inference/412_coordinate_ascent.ipynb #e4824b59

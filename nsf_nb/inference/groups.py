@@ -79,11 +79,11 @@ def _kl(self) -> Float[np.ndarray, "L"]:
     return 0.5 * terms.sum(axis=0)
 
 
-def _posterior(self) -> IndependentPosterior:
-    """What is known of the factors at any place."""
+def _posterior(self, size_factors: Float[np.ndarray, "N"] | None = None) -> IndependentPosterior:
+    """What is known of the factors at any place; size factors, default None: all the same."""
     expected, sd = lognormal_moments(self.log_factors.astype(np.float64), self.variance.astype(np.float64))
-    mean = expected.mean(axis=0)
-    variance = np.log1p((expected.var(axis=0) + (sd**2).mean(axis=0)) / mean**2)
+    mean = np.average(expected, axis=0, weights=size_factors)
+    variance = np.log1p(np.average((expected - mean) ** 2 + sd**2, axis=0, weights=size_factors) / mean**2)
     return IndependentPosterior(self.prior, np.log(mean) - variance / 2, variance)
 
 # %% ../../nbs/4_inference/411_groups.ipynb #a099005c
@@ -154,9 +154,11 @@ def _groups_set_point(self, point: list[np.ndarray]) -> None:
         rest = rest[n:]
 
 # %% ../../nbs/4_inference/411_groups.ipynb #feb00dd3
-def _groups_posteriors(self) -> tuple:
+def _groups_posteriors(self, size_factors: Float[np.ndarray, "N"] | None = None) -> tuple:
     """What is known of the factors anywhere, one for each group."""
-    return tuple(part.posterior() for part in self.parts)
+    given = {} if size_factors is None else {"size_factors": size_factors}
+    parts = [(part, given if isinstance(part, IndependentFactors) else {}) for part in self.parts]
+    return tuple(part.posterior(**own) for part, own in parts)
 
 # %% ../../nbs/4_inference/411_groups.ipynb #8c5e970b
 def _groups_jitter(self) -> float:

@@ -222,13 +222,13 @@ def _spots(self):
     return mean, variance, sum(float(part.kl(None)) for part in self.parts)
 
 
-def _independent(model, prior, mean, variance):
+def _independent(model, prior, mean, variance, size_factors):
     """What is known of independent factors at any place, from the spots."""
     if not model.link.nonnegative:
         return IndependentPosterior(prior, mean.mean(axis=0), mean.var(axis=0) + variance.mean(axis=0))
     factors = IndependentFactors(prior, mean)
     factors.variance = variance
-    return factors.posterior()
+    return factors.posterior(size_factors)
 
 
 def _joined(parts, prior, points):
@@ -243,8 +243,11 @@ def _state(self, spots=None):
     mean, variance, _ = self.spots() if spots is None else spots
     posteriors = []
     for group, at in zip(self.model.groups, self.model.slices, strict=True):
-        found = _independent(self.model, group.prior, mean[:, at], variance[:, at]) if not group.spatial else None
-        posteriors.append(found or _joined(self.spatial, self.prior, self.points))
+        if group.spatial:
+            posteriors.append(_joined(self.spatial, self.prior, self.points))
+        else:
+            own = mean[:, at], variance[:, at], self.data.size_factors
+            posteriors.append(_independent(self.model, group.prior, *own))
     loadings, intercept, dispersion = (None if x is None else x.numpy().astype(float) for x in self.emission.values())
     loadings = np.where(self.emission.weights.numpy() == 0, 0.0, loadings)
     ceiling = HEADROOM * np.exp(mean + variance / 2).max(axis=0) if self.model.link.nonnegative else None
