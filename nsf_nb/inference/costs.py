@@ -14,6 +14,7 @@ from ..data.counts import SpatialCounts
 from ..data.findings import Finding
 from .kernel_learning import TILE
 from .machine import Speed, in_bytes, machine_memory, measured_speed
+from .initialise import GUESSES, ROUND
 from .race import COARSE_POINTS, n_race_sweeps
 from .records import FitSettings
 from .svi import SviSettings
@@ -163,17 +164,19 @@ def _judge(work):
 # %% ../../nbs/4_inference/49_costs.ipynb #c34590ef
 def _factorization(work):
     """Operations and entries of one NMF."""
-    n, j, l, nonzero = work.n_obs, work.n_features, work.n_factors, work.n_nonzero
-    dense = nonzero > 0.1 * n * j and n <= _ROWS
-    once = np.array([8.0 * n * j * l, 12.0 * n * j]) if dense else nonzero * np.array([8.0 * l, 250.0 + 8.0 * l])
-    return _NMF_ITERATIONS * once
+    n, j, l = work.n_obs, work.n_features, work.n_factors
+    return _NMF_ITERATIONS * np.array([8.0 * n * j * l, 16.0 * n * j])
 
 
 def _race(work):
-    """Of all starts on the coarse cover."""
+    """Of all starts: NMFs, then sweeps on the coarse cover; without space two rounds of NMFs, then sweeps."""
+    if not work.n_spatial:
+        rounds = work.n_starts * ROUND * (1 + GUESSES / 4) / _NMF_ITERATIONS
+        return rounds * _factorization(work) + n_race_sweeps(work.n_starts, spatial=False) * _pass(work)
     m, sweeps = min(COARSE_POINTS, work.n_inducing), n_race_sweeps(work.n_starts)
     renewed = work.n_spatial * (2 * work.n_starts + 2 * ((work.n_starts + 1) // 2)) * _covariance(work.n_obs, m)
-    return sweeps * (_pass(work) + _ascend(work, m)) + renewed + _project(work, m)
+    swept = sweeps * (_pass(work) + _ascend(work, m)) + renewed + _project(work, m)
+    return work.n_starts * _factorization(work) + swept
 
 # %% ../../nbs/4_inference/49_costs.ipynb #d112bec0
 def _ascent_phases(work):
@@ -184,7 +187,7 @@ def _ascent_phases(work):
     learning = work.learns * (l * _CANDIDATES * _judge(work) + 0.5 * new + _project(work, m))
     refine = _project(work, m) + new + 5 * sweep
     return {
-        "starts": work.n_starts * _factorization(work) + race if work.kind == "cavi" else refine,
+        "starts": race if work.kind == "cavi" else refine,
         "refine": refine * (work.kind == "cavi"),
         "refresh": (1 + work.n_sweeps // 15) * new / 2,
         "sweeps": (work.n_sweeps + 40) * sweep if work.kind == "cavi" else 2 * work.n_sweeps * sweep,
@@ -227,7 +230,7 @@ def time_of(work: Work, speed: Speed | None = None) -> dict[str, float]:
     phases = _svi_phases(work) if work.kind == "svi" else _ascent_phases(work)
     price = np.array([1 / (_EFFICIENCY * speed.operations), 1 / speed.entries])
     found = {name: float(np.sum(price * amount)) for name, amount in phases.items()}
-    sweeps = work.n_sweeps + (n_race_sweeps(work.n_starts) if work.kind == "cavi" else 0)
+    sweeps = work.n_sweeps + (n_race_sweeps(work.n_starts, work.n_spatial > 0) if work.kind == "cavi" else 0)
     return found | {"overhead": _OVERHEAD + _PER_SWEEP * sweeps}
 
 # %% ../../nbs/4_inference/49_costs.ipynb #623ec2f0

@@ -194,7 +194,7 @@ def fit(
     scaling = CoordinateScaling.fit(data.coords)
     data = replace(data, coords=scaling.apply(data.coords))
     amounts = model.link.nonnegative and model.likelihood.counts
-    diary = Diary((n_race_sweeps(how.n_starts) if amounts else 0) + how.max_sweeps, watch, stop, keeper)
+    diary = Diary((n_race_sweeps(how.n_starts, model.spatial) if amounts else 0) + how.max_sweeps, watch, stop, keeper)
     try:
         with guarded():
             return (_fit_amounts if amounts else fit_real)(model, data, scaling, how, diary)

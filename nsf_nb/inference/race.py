@@ -53,24 +53,27 @@ def morans_i(
     return (z * around).sum(axis=0) / np.maximum((z**2).sum(axis=0), 1e-12)
 
 # %% ../../nbs/4_inference/45_race.ipynb #10314ab8
-COARSE_POINTS, COARSE_LEGS, COARSE_REFRESH = 300, (15, 25), (0, 5, 15, 30)
+COARSE_POINTS, COARSE_LEGS, COARSE_REFRESH, FREE_SWEEPS = 300, (15, 25), (0, 5, 15, 30), 10
 _COARSE_LENGTH, _COARSE_AMPLITUDE, _NMF_PRECISION, _STILL = 1.0, 1.5, 2.0, Convergence(3e-4, 5)
 
 
-def n_race_sweeps(n_starts: int) -> int:
+def n_race_sweeps(n_starts: int, spatial: bool = True) -> int:
     """How many sweeps a race takes at most.
 
     Parameters
     ----------
-    n_starts
-        At least 1.
+    n_starts, spatial
+        At least 1; whether there are spatial factors, default True.
 
     Returns
     -------
     int
         All legs of all starts.
     """
-    return n_starts * COARSE_LEGS[0] + (n_starts + 1) // 2 * COARSE_LEGS[1]
+    half = (n_starts + 1) // 2
+    if not spatial:
+        return FREE_SWEEPS * half * (half > 1)
+    return n_starts * COARSE_LEGS[0] + half * COARSE_LEGS[1]
 
 # %% ../../nbs/4_inference/45_race.ipynb #8958c8c1
 def _smoothed(group, projections, log_factors):
@@ -185,9 +188,6 @@ def _regrouped(engine, projections):
     return begin(engine.model, engine.data, projections, Start("", engine.loadings, engine.factors.log_factors))
 
 # %% ../../nbs/4_inference/45_race.ipynb #eaa9c01a
-FREE_SWEEPS = 10
-
-
 def _best_without_space(model, data, n_starts, rng, diary):
     """The engine with the highest bound after a few sweeps, of the starts that are left of the race of NMFs."""
     left, legs = better_factorizations(data, model.n_factors, n_starts, rng), _Legs(diary, None)
