@@ -6,7 +6,7 @@
     python benchmarks/suggest.py --confirm --json                    with hybrid fits; one JSON object per case
 
 "spatial": 200 genes; "mixed": 500 genes that follow a pattern and a factor without space; "split": 250 genes follow a
-pattern and 250 a factor without space (benchmarks/published.py). The last lines count how often L and T were found
+pattern and 250 a factor without space. The last lines count how often L and T were found
 exactly, and within one.
 """
 
@@ -17,7 +17,19 @@ import sys
 import time
 from pathlib import Path
 
-from published import KINDS, simulated
+KINDS = {"spatial": (200, 0, 0), "split": (500, 0, 250), "mixed": (500, 500, 0)}  # genes, mixed, without space
+
+
+def simulated(pattern, kind, seed):
+    """One data set, and its numbers of factors."""
+    import nsf_nb as nsf
+
+    n_spatial, n_other = (8, 6) if pattern == "both" else (4, 3)
+    n_genes, n_mixed, n_without = KINDS[kind]
+    if kind == "spatial":
+        return nsf.simulate(pattern, n_genes, seed=seed), n_spatial, 0
+    given = {"n_features_mixed": n_mixed, "n_features_nonspatial": n_without, "seed": seed}
+    return nsf.simulate(pattern, n_genes, n_other, **given), n_spatial, n_other
 
 
 def suggested(adata, args, size_factors="constant"):
