@@ -1,5 +1,6 @@
 # make demo    a fit of simulated data, and where its report is
 # make bench   time, memory and quality of fits: benchmarks/engine.py, data from NSF_NB_DATA if it is set
+# make studies executes the studies again, with the real data in the folder that NSF_NB_DATA names
 # make test    everything: chapters, sync, form, layers, tests/; WORKERS=2 for two processes
 # Both make .venv on first use and again when settings.ini, setup.py or constraints.txt change.
 PYTHON ?= python3
@@ -9,7 +10,7 @@ STAMP := $(VENV)/.installed
 WORKERS ?= 0
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip
 
-.PHONY: demo test bench environment export chapter clean-notebooks readme lint
+.PHONY: demo test bench studies environment export chapter clean-notebooks readme lint
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -20,6 +21,14 @@ test: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/engine.py $(CASES)
+
+# Stored outputs come from real data: without them nothing is overwritten.
+studies: $(STAMP)
+	@test -d "$(NSF_NB_DATA)" \
+	    || { echo "Expected the folder of the real data in NSF_NB_DATA, found '$(NSF_NB_DATA)'. Set it: make studies NSF_NB_DATA=folder."; exit 1; }
+	for chapter in nbs/8_studies/*.ipynb; do \
+	    NSF_NB_DATA="$(NSF_NB_DATA)" NSF_NB_BIN=$(BIN) tools/chapter.sh run "$$chapter" || exit 1; \
+	done
 
 environment: $(STAMP)
 
