@@ -213,6 +213,17 @@ def described(name: str, size: int | None, sha256: str | None) -> str:
     return f"{name} ({', '.join(facts)})" if facts else name
 
 # %% ../../nbs/1_data/132_download.ipynb #049f8a29
+_BEGINNINGS = {".gz": b"\x1f\x8b", ".h5": b"\x89HDF\r\n\x1a\n", ".h5ad": b"\x89HDF\r\n\x1a\n"}
+
+
+def _other_kind(part: Path) -> str:
+    """What a part begins with, if that is not what its name promises; else nothing."""
+    wanted = _BEGINNINGS.get(Path(part.name.removesuffix(".part")).suffix, b"")
+    with open(part, "rb") as file:
+        begins = file.read(20)
+    return "" if begins.startswith(wanted) else f"one that begins with {begins!r}; it is deleted"
+
+# %% ../../nbs/1_data/132_download.ipynb #9c76fd66
 def _complete(self, url: str) -> None:
     """Attempts, until the part is whole or there were enough of them."""
     for attempt in range(self.attempts):
@@ -233,6 +244,9 @@ def _check(self, url: str) -> None:
     if self.size not in (None, found):
         _forget(self.part)
         raise self._error(url, f"one of {found:,} bytes")
+    if self.sha256 is None and (kind := _other_kind(self.part)):
+        _forget(self.part)
+        raise self._error(url, kind)
     if self.sha256 is not None and (digest := sha256_of(self.part)) != self.sha256:
         _forget(self.part)
         raise self._error(url, f"one with the checksum {digest}; it is deleted")

@@ -110,7 +110,7 @@ SLIDESEQ = Entry(
     ),
     "not stated (Broad Single Cell Portal SCP815, offered by squidpy)",
     "Stickels et al., Highly sensitive spatial transcriptomics at near-cellular resolution with Slide-seqV2, "
-    "Nature Biotechnology 39, 313-319 (2021)",
+    "Nature Biotechnology 39, 313–319 (2021)",
     "nsf_nb.data.slideseq:read_slideseq",
     note="4,000 variable genes; filtered by squidpy. An export of Seurat's ssHippo can be read with read_slideseq.",
 )
@@ -154,12 +154,12 @@ _LOCAL = (
         "eco_mite", "oribatid mites in soil cores", 70, 35, 51_208,
         "f6fef5c539331b1e2f2b0ff70822edb241fe49139ea2eab04d8e653ea837356d", "GPL-2 (R package vegan)",
         "Borcard, Legendre and Drapeau, Partialling out the spatial component of ecological variation, "
-        "Ecology 73, 1045-1055 (1992)",
+        "Ecology 73, 1045–1055 (1992)",
     ),
     _local(
         "slideseqv2_hippocampus_sub", "Slide-seqV2, mouse hippocampus, a crop of Puck_200115_08", 1052, 15_932,
         3_313_260, "6cb30eeec32e8344c557688d7ddd7e7d015bfaa5c11ba618cd55d024ea56b1b6", "GPL-3 (R package Vesalius)",
-        SLIDESEQ.citation, "600 x 600 of the puck; raw counts, all genes",
+        SLIDESEQ.citation, "600 × 600 of the puck; raw counts, all genes",
     ),
 )
 
@@ -168,8 +168,8 @@ _SPOTS = (
     _local(
         "st_mob", "Spatial Transcriptomics, mouse olfactory bulb, replicate 11", 262, 15_928, 6_429_819,
         "918c5cc72d331fca7db2961baa236bf4501c5c0fa9f6973b2064ff572a92e16d", "GPL-3 (R package STdeconvolve)",
-        "Stahl et al., Visualization and analysis of gene expression in tissue sections by spatial transcriptomics, "
-        "Science 353, 78-82 (2016)", "two spots are nearly empty",
+        "Ståhl et al., Visualization and analysis of gene expression in tissue sections by spatial transcriptomics, "
+        "Science 353, 78–82 (2016)", "two spots are nearly empty",
     ),
     _local(
         "visium_sagittal_anterior1", "10x Visium, mouse brain, sagittal anterior 1, 500 genes without names", 2695, 500,

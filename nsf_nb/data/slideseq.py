@@ -18,7 +18,7 @@ from jaxtyping import Float
 from ..core import DataError, ShapeError, explain, logger
 from .counts import check_coords, to_csr
 from .files import read_h5ad
-from .logged_counts import counts_of_logs
+from .logged_counts import counts_of_logs, counts_of_scaled
 
 if TYPE_CHECKING:
     import anndata
@@ -35,18 +35,21 @@ def _places(adata: Any) -> Iterator[tuple[str, Any, "pd.DataFrame"]]:
         yield "X", adata.X, adata.var
 
 
+_READERS = ((to_csr, ""), (counts_of_logs, ", from logarithms"), (counts_of_scaled, ", from scaled counts"))
+
+
 def _counts(adata: Any, path: Path) -> tuple[sp.csr_matrix, "pd.DataFrame", str]:
     """Counts, table of their genes, and where they were; a DataError if there are none."""
     why = {}
-    for read, what in ((to_csr, ""), (counts_of_logs, ", from logarithms")):
+    for read, what in _READERS:
         for place, matrix, genes in _places(adata):
             try:
                 return read(matrix, place), genes, place + what
             except (DataError, ShapeError) as err:
-                why[place] = str(err).partition(", found ")[2].partition(". ")[0]
+                why.setdefault(place, str(err).partition(", found ")[2].partition(". ")[0])
     found = "; ".join(f"{place}: {reason}" for place, reason in why.items()) or "no matrix"
     do = "pass a file with raw counts, such as an export of Seurat's ssHippo"
-    raise DataError(explain(f"raw counts, or their logarithms, in '{path}'", found, do))
+    raise DataError(explain(f"raw counts, or what they can be computed from, in '{path}'", found, do))
 
 # %% ../../nbs/1_data/136_slideseq.ipynb #588efeaf
 _AXES = (("x", "y"), ("xcoord", "ycoord"))
@@ -90,7 +93,7 @@ def read_slideseq(path: str | os.PathLike) -> "anndata.AnnData":
     adata = read_h5ad(path)
     coords = _coords(adata, path)
     counts, genes, place = _counts(adata, path)
-    if "logarithms" in place:
+    if ", from" in place:
         logger.warning(f"'{path}' has no raw counts; they were computed from {place.split(',')[0]}, exactly")
     table = genes.copy()
     table.index = make_index_unique(table.index.astype(str))
