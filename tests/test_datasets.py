@@ -76,6 +76,7 @@ class Handler(BaseHTTPRequestHandler):
         for start in range(0, len(body), 2**15):
             self.wfile.write(body[start : start + 2**15])
             time.sleep(shelf.delay)
+        time.sleep(shelf.silence)
 
     def log_message(self, *args):
         pass
@@ -87,6 +88,7 @@ class Shelf:
     def __init__(self):
         self.files, self.log, self.cuts, self.statuses = {NAME: CONTENT}, [], [], []
         self.ranges, self.tag, self.length, self.shift, self.delay = True, '"one"', True, 0, 0.0
+        self.silence = 0.0
 
     def sent(self):
         return sum(sent for _, _, sent in self.log)
@@ -212,6 +214,23 @@ def test_another_version_is_not_glued_to_the_old_beginning(shelf, toy, own_cache
     shelf.files[NAME], shelf.tag = OTHER, '"two"'
     assert datasets.fetch("toy").read_bytes() == OTHER
     assert shelf.log[-1] == ("bytes=400000-", 200, len(CONTENT))
+
+
+def test_a_shorter_version_has_nothing_of_the_old_one_behind_it(shelf, toy, monkeypatch):
+    known_as(monkeypatch, toy, size=None, sha256=None)
+    shelf.cuts = [100_000] * 4
+    said(datasets.fetch, "toy")
+    shelf.files[NAME], shelf.tag, shelf.length = OTHER[:300_000], '"two"', False
+    assert datasets.fetch("toy").read_bytes() == OTHER[:300_000]
+
+
+def test_a_server_that_falls_silent(shelf, tmp_path):
+    shelf.cuts, shelf.silence = [300_000], 1.5
+    downloader = download.Resuming(tmp_path / "a.part", attempts=1, timeout=0.5)
+    assert "after the 300,000 bytes" in said(downloader, f"{shelf.url}/{NAME}", tmp_path / "a", None)
+    shelf.silence = 0.0
+    downloader(f"{shelf.url}/{NAME}", tmp_path / "a", None)
+    assert (tmp_path / "a").read_bytes() == CONTENT and shelf.sent() == len(CONTENT)
 
 
 def test_a_part_from_another_address_is_not_used(shelf, toy):
@@ -364,6 +383,20 @@ def test_a_cache_that_cannot_be_written(toy, own_cache):
 def test_a_cache_that_is_a_file(toy, own_cache):
     own_cache.write_text("mine")
     assert "NSF_NB_CACHE" in said(datasets.fetch, "toy", error=ConfigError) and own_cache.read_text() == "mine"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere pooch follows other customs")
+@pytest.mark.parametrize("user", ["/somewhere/cache", None])
+def test_the_cache_is_where_pooch_would_have_it(user, monkeypatch):
+    import pooch
+
+    from nsf_nb.core import _default_cache
+
+    monkeypatch.delenv("NSF_NB_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", user) if user else monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert _default_cache() == pooch.os_cache("nsf_nb")
+    monkeypatch.setenv("NSF_NB_CACHE", "/elsewhere")
+    assert _default_cache() == Path("/elsewhere")
 
 
 # Several processes

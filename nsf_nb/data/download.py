@@ -145,7 +145,7 @@ def _receive(response: Any, part: Path, start: int, total: int | None) -> None:
     """Write what a server sends behind what is there; _Broken if it ends early."""
     from urllib3.exceptions import HTTPError
 
-    # read1 hands over what has come; read waits for a whole chunk and loses the last one when the line breaks
+    # read1 hands over what has come; read waits for a whole chunk, and loses its part of it if the server falls silent
     take = getattr(response.raw, "read1", response.raw.read)
     with open(part, "r+b", buffering=0) as file, _bar(total, start, part.name.removesuffix(".part")) as bar:
         file.seek(start)
