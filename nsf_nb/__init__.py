@@ -24,6 +24,7 @@ _PUBLIC = {
     "simulate": "nsf_nb.data.simulate:simulate",
     "report": "nsf_nb.reporting:report",
     "check": "nsf_nb.doctor:check",
+    "datasets": "nsf_nb.data.datasets",
     "sweep": "nsf_nb.sweeps:sweep",
     "read_sweep": "nsf_nb.sweeps:read_sweep",
     "compare": "nsf_nb.comparison:compare",

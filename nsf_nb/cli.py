@@ -25,6 +25,7 @@ from nsf_nb.command import (
     import_tensorflow, layer_of, say, set_verbosity,
 )
 from .core import ConfigError, NsfError, check_fraction, check_writable, explain
+from .datasets_command import add_datasets
 from .inference.stopping import Stop
 from .options import arguments_of, option
 from .report_command import add_report
@@ -139,6 +140,7 @@ add_report(app)
 add_sweep(app)
 add_compare(app)
 add_suggest(app)
+add_datasets(app)
 
 # %% ../nbs/7_experiments/73_cli.ipynb #c0ccecea
 def _run(adata: Any, estimator: str, params: dict[str, Any], how: dict[str, Any]) -> tuple[Any, Any]:

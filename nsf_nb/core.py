@@ -89,8 +89,7 @@ def check_int(name: str, value: object, low: int, high: int | None = None) -> in
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Integral):
         raise ConfigError(explain(expected, f"{value!r} ({type(value).__name__})", f"pass {wanted} as {name}"))
     if value < low or (high is not None and value > high):
-        change = "larger" if value < low else "smaller"
-        raise ConfigError(explain(expected, f"{value}", f"choose a {change} {name}"))
+        raise ConfigError(explain(expected, f"{value}", f"choose a {'larger' if value < low else 'smaller'} {name}"))
     return int(value)
 
 # %% ../nbs/01_foundations.ipynb #52ad07ea
@@ -309,14 +308,14 @@ def _check_setting(name: str, value: object) -> object:
         return check_choice(name, value, ("debug", "info", "warning", "error"))
     if name == "n_threads":
         return None if value is None else check_int(name, value, low=1)
-    if name == "progress" and (value is None or isinstance(value, bool)):
+    if name in ("progress", "offline") and (isinstance(value, bool) or (name == "progress" and value is None)):
         return value
     if name == "cache_dir" and isinstance(value, (str, os.PathLike)) and os.fspath(value):
         return Path(value).expanduser()
-    wanted = {"progress": "None, True or False", "cache_dir": "a folder"}
+    wanted = {"progress": "None, True or False", "cache_dir": "a folder", "offline": "True or False"}
     if name in wanted:
         raise ConfigError(explain(f"{wanted[name]} for {name}", repr(value), "pass one"))
-    raise ConfigError(explain("verbosity, n_threads, cache_dir or progress", repr(name), "check the spelling"))
+    raise ConfigError(explain("verbosity, n_threads, cache_dir, progress or offline", repr(name), "check the spelling"))
 
 # %% ../nbs/01_foundations.ipynb #172cdf76
 @dataclass
@@ -329,8 +328,8 @@ class Settings:
         The least important messages that are still shown: "debug", "info" (default), "warning" or "error".
     n_threads
         Number of threads, read when the first fit starts; None (default) leaves it to TensorFlow.
-    cache_dir
-        Folder for downloads; by default `NSF_NB_CACHE` or the user's cache folder. Created when it is first needed.
+    cache_dir, offline
+        Folder for downloads, by default `NSF_NB_CACHE` or the user's cache; whether none are made (`NSF_NB_OFFLINE`).
     progress
         Whether progress bars are drawn; None (default) draws them on a terminal and in notebooks only.
     """
@@ -339,6 +338,7 @@ class Settings:
     n_threads: int | None = None
     cache_dir: Path | str = "~/.cache/nsf_nb"
     progress: bool | None = None
+    offline: bool = False
 
     def __setattr__(self, name: str, value: object) -> None:
         value = _check_setting(name, value)
@@ -347,4 +347,4 @@ class Settings:
             logger.setLevel(value.upper())
 
 
-settings = Settings(cache_dir=_default_cache())
+settings = Settings(cache_dir=_default_cache(), offline=os.environ.get("NSF_NB_OFFLINE", "0") not in ("", "0"))

@@ -192,6 +192,7 @@ REFUSED = {
     "score missing": ("score absent.h5ad", "'absent.h5ad'"),
     "score without fit": ("score good.h5ad", "uns['nsf']", "nsf fit"),
     "score negative": ("score negative.h5ad --key-added mine", "uns['mine']"),
+    "dataset": ("datasets fetch S7", "the dataset", "'S7'", "'S6'"),
     "demo exists": ("demo --out .", "report.html", "--force"),
     "demo on a file": ("demo --out text.h5ad", "'text.h5ad'"),
     "demo nowhere": ("demo --out absent/demo", "'absent'"),
@@ -414,6 +415,6 @@ def test_interrupted(library, tmp_path):
 def test_version_and_help():
     done = CliRunner().invoke(app, ["--version"], prog_name="nsf")
     assert done.exit_code == 0 and done.output == f"nsf {__version__}\n"
-    for command in ("demo", "fit", "score", "simulate", "check", "predict", "report"):
+    for command in ("demo", "fit", "score", "simulate", "check", "predict", "report", "datasets"):
         done = CliRunner().invoke(app, [command, "--help"], prog_name="nsf")
         assert done.exit_code == 0 and f"Usage: nsf {command}" in done.output
