@@ -25,13 +25,13 @@ RENDERED = "() => !window.MathJax || !document.querySelector('.math') || MathJax
 RAW = r"""() => {
     const left = [...document.querySelectorAll('.math')].filter((one) => !one.querySelector('mjx-container'));
     const wrong = [...document.querySelectorAll('mjx-merror, [data-mjx-error]')];
-    const walker = document.createTreeWalker(document.querySelector('article'), NodeFilter.SHOW_TEXT);
-    const raw = [];
+    const walker = document.createTreeWalker(document.querySelector('article') || document.body, NodeFilter.SHOW_TEXT);
+    const raw = [], TEX = /\\\(|\\\[|\$\$|\\(frac|sum|mathrm|mathcal|lambda|log|text)\b/;
     for (let node = walker.nextNode(); node; node = walker.nextNode()) {
         const inside = node.parentElement.closest('pre, code, mjx-container, script, style, table.dataframe');
-        if (!inside && /\\\(|\\\[|\$\$|\\(frac|sum|mathrm|mathcal|lambda|log|text)\b/.test(node.data)) raw.push(node.data);
+        if (!inside && TEX.test(node.data)) raw.push(node.data);
     }
-    return [...left.map((e) => e.textContent), ...wrong.map((e) => e.textContent), ...raw].map((t) => t.trim().slice(0, 80));
+    return [...[...left, ...wrong].map((one) => one.textContent), ...raw].map((text) => text.trim().slice(0, 80));
 }"""
 BROKEN = """() => [...document.images].filter((one) => !(one.complete && one.naturalWidth))
     .map((one) => one.getAttribute('src').slice(0, 80))"""

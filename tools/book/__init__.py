@@ -8,6 +8,7 @@ notebooks   cell options become captions, labels and tags
 modules     names, signatures and docstrings of the package, read without importing it
 reference   pages of the API
 pages       parts, index of equations, index of names
-extension   numbers of chapters, links of names in code, buttons: a Sphinx extension
+names       what a name in code stands for
+extension   numbers of chapters, links of names, buttons: a Sphinx extension
 links       what a built site links to: files, anchors, nothing from elsewhere
 """

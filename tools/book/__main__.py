@@ -2,6 +2,7 @@
 
 import configparser
 import functools
+import hashlib
 import importlib.util
 import json
 import re
@@ -134,6 +135,17 @@ def copy_mathjax(target: Path) -> None:
         copy(source / name, place)
 
 
+def digest(root: Path) -> str:
+    """What the site is made of, as one number: pages, notebooks, the package, and these tools."""
+    patterns = ["_quarto.yml", "*.qmd", "*.bib", "nbs/**/*.ipynb", "nsf_nb/**/*.py", "tools/book/**/*", "settings.ini"]
+    found = sorted({path for pattern in patterns for path in root.glob(pattern) if path.is_file()})
+    hashed = hashlib.sha256()
+    for path in found:
+        if "__pycache__" not in path.parts:
+            hashed.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
+    return hashed.hexdigest()
+
+
 def main(site: Path, work: Path = ROOT / "build") -> int:
     """Build; the site is replaced when the new one is whole. The exit code is 0 if nothing is wrong."""
     sources, made = work / "book", work / "html"
@@ -149,7 +161,8 @@ def main(site: Path, work: Path = ROOT / "build") -> int:
     if done.returncode or wrong:
         print("\n".join(wrong), file=sys.stderr)
         return 1
-    shutil.rmtree(made / "_sources", ignore_errors=True)  # converted ones; the notebooks themselves lie beside their pages
+    write(made / ".digest", digest(ROOT))
+    shutil.rmtree(made / "_sources", ignore_errors=True)  # converted ones; the notebooks lie beside their pages
     shutil.rmtree(site, ignore_errors=True)
     shutil.move(made, site)
     print(f"{len(list(site.rglob('*.html')))} pages in {site}")

@@ -22,6 +22,7 @@ nb_execution_mode, nb_render_markdown_format, nb_number_source_lines = "off", "m
 nb_merge_streams, nb_execution_show_tb = True, False
 suppress_warnings = ["mystnb.unknown_mime_type", "myst.header"]
 
+toc_object_entries_show_parents, python_display_short_literal_types = "hide", True
 numfig, math_numfig, numfig_secnum_depth = True, True, 2
 numfig_format = {"figure": "Figure %s", "table": "Table %s"}
 math_eqref_format = "Equation {number}"

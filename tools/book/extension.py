@@ -11,11 +11,14 @@ from pybtex.style.formatting.plain import Style
 from pybtex.style.labels import BaseLabelStyle
 from sphinx.application import Sphinx
 
+from .names import Names
+
 NAME = re.compile(r"([A-Za-z_][\w.]*\w)(\(.*\))?", re.DOTALL)
 COMMAND = re.compile(r"nsf (?:[a-z]+|--help)\b")
 DEFINED = re.compile(r"^(?:class|def) (\w+)", re.MULTILINE)
 CHAIN = re.compile(r'<span class="nn?">[\w.]+</span>(?:<span class="o">\.</span><span class="n">\w+</span>)*')
 TOKEN = re.compile(r'<span class="nn?">([\w.]+)</span>')
+EQUATION = re.compile(r"@(eq-[\w-]*\w)")
 
 
 class Labels(BaseLabelStyle):
@@ -34,37 +37,6 @@ class BookStyle(Style):
     """Entries as in `plain`, under these labels."""
 
     default_label_style = Labels
-
-
-class Names:
-    """What names stand for, on each page, and where that is explained."""
-
-    def __init__(self, places: dict, pages: dict, numbers: dict):
-        self.places, self.pages, self.numbers = places, pages, numbers
-        self.bare = {name.rpartition(".")[2]: name for name in places if name.count(".") == 1 and places[name][1]}
-        meanings = {}
-        for name, place in places.items():
-            meanings.setdefault(name.rpartition(".")[2], {})[tuple(place)] = name
-        for short, found in meanings.items():  # one meaning in the whole book, and no common word
-            if len(found) == 1 and (not short.islower() or "_" in short):
-                self.bare.setdefault(short, *found.values())
-
-    def resolve(self, text: str, page: str) -> tuple[str, str]:
-        """The longest part of a dotted name that is known, and its full name; both empty if none is."""
-        head, *rest = text.split(".")
-        own = self.pages.get(page, {})
-        full = own.get(head) or {"nsf": "nsf_nb", "nsf_nb": "nsf_nb"}.get(head)
-        if full is None and head in ("pp", "tl", "pl", "metrics") and rest:
-            full = f"nsf_nb.{head}"
-        full = full or self.bare.get(head)
-        while full:
-            name = ".".join([full, *rest])
-            if name in self.places:
-                return ".".join([head, *rest]), name
-            if not rest:
-                break
-            rest.pop()
-        return "", ""
 
 
 def load_names(app: Sphinx) -> None:
@@ -152,7 +124,15 @@ def link_code(app: Sphinx, page: str, body: str) -> str:
         where = html.escape(address(app, page, name))
         return f'<a class="name" href="{where}" title="{name}">{match[0][:end]}</a>{match[0][end:]}'
 
-    return re.sub(r"<pre>.*?</pre>", lambda block: CHAIN.sub(link, block[0]), body, flags=re.DOTALL)
+    def link_equation(match: re.Match) -> str:
+        found = app.env.domains["math"].equations.get(match[1])
+        where = f"{app.builder.get_relative_uri(page, found[0])}#equation-{match[1]}" if found else ""
+        return f'<a class="name" href="{where}">{match[0]}</a>' if found else match[0]
+
+    def change(block: re.Match) -> str:
+        return EQUATION.sub(link_equation, CHAIN.sub(link, block[0]))
+
+    return re.sub(r"<pre>.*?</pre>", change, body, flags=re.DOTALL)
 
 
 def dress_page(app: Sphinx, page: str, template: str, context: dict, doctree) -> None:

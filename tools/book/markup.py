@@ -31,7 +31,9 @@ OPENING = re.compile(r"^(:{3,})\s*(?:\{(.*)\}|([\w-]+))\s*:*$")
 CLOSING = re.compile(r"^:{3,}\s*$")
 HEADING = re.compile(r"^(#+)\s+(.*?)\s*\{([^{}]*)\}\s*$", re.MULTILINE)
 PICTURE = re.compile(r"^!\[(?P<alt>[^\n]*)\]\((?P<source>[^()\s]+)\)(?:\{(?P<options>[^{}]*)\})?[ ]*$", re.MULTILINE)
-CAPTIONED = re.compile(r"(?P<table>(?:^\|[^\n]*\n)+)\n: (?P<text>[^\n]*?)\s*\{#(?P<label>tbl-[\w-]+)\}\s*$", re.MULTILINE)
+CAPTIONED = re.compile(
+    r"(?P<table>(?:^\|[^\n]*\n)+)\n: (?P<text>[^\n]*?)\s*\{#(?P<label>tbl-[\w-]+)\}\s*$", re.MULTILINE
+)
 
 
 @dataclass

@@ -50,8 +50,9 @@ def absolute(module: str, node: ast.ImportFrom) -> str:
 
 def literal(tree: ast.Module, name: str) -> object:
     """Value of a constant of a module."""
-    values = [node.value for node in tree.body if isinstance(node, ast.Assign) and name in map(ast.unparse, node.targets)]
-    return next(ast.literal_eval(value) for value in values if not isinstance(value, ast.Call) and ast.unparse(value) != "[]")
+    made = [node for node in tree.body if isinstance(node, ast.Assign) and name in map(ast.unparse, node.targets)]
+    plain = [node.value for node in made if not isinstance(node.value, ast.Call) and ast.unparse(node.value) != "[]"]
+    return ast.literal_eval(plain[0])
 
 
 def find(root: Path, module: str, name: str) -> Definition | None:

@@ -10,8 +10,10 @@ from .markup import Context, to_myst
 
 OPTION = re.compile(r"^\s*#\s*\|\s*([\w-]+):\s*(.*?)\s*$")
 TAGS = {("echo", "false"): "remove-input", ("output", "false"): "remove-output", ("code-fold", "true"): "hide-input"}
-META = """<p class="chapter-meta">{module}<a href="{name}.ipynb" download><span class="fa-solid fa-download"></span>\
- Notebook</a><a href="{address}"><span class="fa-brands fa-github"></span> Source</a></p>"""
+META = (
+    '<p class="chapter-meta">{module}<a href="{name}.ipynb" download><span class="fa-solid fa-download"></span> '
+    'Notebook</a><a href="{address}"><span class="fa-brands fa-github"></span> Source</a></p>'
+)
 
 
 def as_text(value: str | list[str]) -> str:
@@ -25,8 +27,8 @@ def split_options(source: str) -> tuple[dict[str, str], str]:
     for line in source.splitlines():
         match = OPTION.match(line)
         if match and not code:
-            value = match[2]
-            options[match[1]] = ast.literal_eval(value) if re.fullmatch(r'"(?:[^"\\]|\\.)*"', value) else value.strip("'")
+            quoted = re.fullmatch(r'"(?:[^"\\]|\\.)*"', match[2])
+            options[match[1]] = ast.literal_eval(match[2]) if quoted else match[2].strip("'")
         else:
             code.append(line)
     return options, "\n".join(code).strip("\n")
@@ -80,10 +82,11 @@ def isolate_figure(cell: dict) -> list[dict]:
     at, tags = pictures[-1], [*cell["metadata"].get("tags", []), "remove-input"]
     plain = {key: value for key, value in cell["metadata"].items() if key != "mystnb"}
     rest = {**plain, "tags": tags}
+    silent = {**cell, "source": "", "metadata": rest}
     return [
         {**cell, "metadata": {**plain, "mystnb": {"image": figure["image"]}}, "outputs": outputs[:at]},
-        {**cell, "id": f"{cell['id']}-figure", "source": "", "metadata": {**rest, "mystnb": figure}, "outputs": [outputs[at]]},
-        {**cell, "id": f"{cell['id']}-after", "source": "", "metadata": rest, "outputs": outputs[at + 1 :]},
+        {**silent, "id": f"{cell['id']}-figure", "metadata": {**rest, "mystnb": figure}, "outputs": [outputs[at]]},
+        {**silent, "id": f"{cell['id']}-after", "outputs": outputs[at + 1 :]},
     ]
 
 

@@ -39,11 +39,13 @@ def equations_of(notebook: dict) -> list[tuple[str, str]]:
 
 def equation_page(book: Book, notebooks: dict[str, dict]) -> str:
     """Every labelled equation, by chapter, with a link to where it stands."""
-    blocks = ["# Index of equations", "Every equation that has a number. The number leads to the place where it is explained."]
+    text = "Every equation that has a number, which leads to the place where it is explained."
+    blocks = ["# Index of equations", text]
     for chapter in book.chapters():
         found = equations_of(notebooks[chapter.path]) if chapter.path in notebooks else []
         if found:
-            blocks.append(f"## [{opening_of(notebooks[chapter.path])[0]}](/{chapter.path})")
+            title = opening_of(notebooks[chapter.path])[0]
+            blocks.append(f"## [{chapter.number}]{{.section-number}} [{title}](/{chapter.path})")
         blocks += [f":::{{container}} indexed\n\n{{eq}}`{label}`\n\n$$\n{tex}\n$$\n:::" for label, tex in found]
     return "\n\n".join(blocks) + "\n"
 
@@ -62,13 +64,14 @@ def exports_of(notebook: dict) -> dict[str, str]:
 
 
 def names_page(book: Book, notebooks: dict[str, dict], escape) -> str:
-    """Every public name of every module, by chapter."""
+    """Every public name of every module, by part."""
     blocks = ["# All names", "Every function and class that a chapter defines. A name leads to its explanation."]
     for part in book.parts():
         rows = []
         for chapter in part.chapters:
             module = exported_module(notebooks[chapter.path])
-            rows += [f"| `{module}.{name}` | {escape(doc)} |" for name, doc in exports_of(notebooks[chapter.path]).items()]
+            found = exports_of(notebooks[chapter.path])
+            rows += [f"| `{module}.{name}` | {escape(doc)} |" for name, doc in found.items()]
         if rows:
             blocks += [f"## {part.title}", "\n".join(["| name | what it is |", "|---|---|", *rows])]
     return "\n\n".join(blocks) + "\n"
@@ -85,7 +88,7 @@ def called_class(node: ast.AST, names: dict[str, str]) -> str:
 
 
 def names_in(notebook: dict, places: dict[str, list[str]]) -> dict[str, str]:
-    """What names in the code of a chapter stand for: imports, own definitions, fitted models."""
+    """What names in the code of a chapter stand for: imports, own definitions, and models ("nsf_nb.NSF()")."""
     module = exported_module(notebook)
     found = {name: f"{module}.{name}" for name in exports_of(notebook)} if module else {}
     for cell in notebook["cells"]:
@@ -101,7 +104,7 @@ def names_in(notebook: dict, places: dict[str, list[str]]) -> dict[str, str]:
             if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
                 made = called_class(node.value, found)
                 if made in places and made.rpartition(".")[2][:1].isupper():
-                    found |= {target.id: made for target in node.targets if isinstance(target, ast.Name)}
+                    found |= {target.id: f"{made}()" for target in node.targets if isinstance(target, ast.Name)}
     return found
 
 

@@ -27,7 +27,7 @@ def page_of(name: str, item: Definition) -> str:
         return short[1]
     if item.module == "nsf_nb.core":
         return "errors"
-    return "estimators" if item.kind == "class" and item.module in ("nsf_nb.estimators", "nsf_nb.mefisto") else "package"
+    return "estimators" if item.module in ("nsf_nb.estimators", "nsf_nb.mefisto") else "package"
 
 
 def escape(text: str) -> str:
@@ -115,7 +115,8 @@ def render(root: Path, name: str, item: Definition, context: Context, chapters: 
     shown = modules.members(root, item)
     if page_of(name, item) == "estimators":
         shared = modules.members(root, modules.find(root, *BASE))
-        content.append(f"Methods: {', '.join(code(f'{name}.{one}') for one in shown if one in shared and one != 'plan')}.")
+        listed = ", ".join(code(f"{name}.{one}") for one in shown if one in shared and one != "plan")
+        content.append(f"Methods: {listed}.")
     else:
         content += [render_member(root, one, made, context) for one, made in shown.items()]
     kind = "exception" if name.endswith("Error") else "class"
@@ -130,7 +131,7 @@ def render_base(root: Path, context: Context, chapters: dict[str, str]) -> str:
     return "## Methods of all models\n\n" + entry("class", ".".join(BASE), None, "\n\n".join(content), 6)
 
 
-def make_pages(root: Path, keys: set[str], chapters: dict[str, str]) -> tuple[dict[str, str], dict[str, list[str]], list]:
+def make_pages(root: Path, keys: set[str], chapters: dict[str, str]) -> tuple[dict, dict, list[str]]:
     """The pages, the places of names, and complaints.
 
     Parameters
@@ -188,13 +189,15 @@ def place_members(root: Path, page: str, name: str, item: Definition) -> dict[st
 
 def overview(shown: dict[str, Definition], context: Context) -> str:
     """A table of names and their summaries."""
-    rows = [f"| `{name.replace('nsf_nb', 'nsf', 1)}` | {convert(item.summary, context)} |" for name, item in shown.items()]
+    short = {name.replace("nsf_nb", "nsf", 1): item.summary for name, item in shown.items()}
+    rows = [f"| `{name}` | {convert(summary, context)} |" for name, summary in short.items()]
     return "\n".join(["| name | what it is |", "|---|---|", *rows])
 
 
 def index_page(names: dict[str, Definition], context: Context) -> str:
     """The first page of the reference."""
-    blocks = ["# API reference", "Every public name, with its arguments, what it returns, and the chapter that explains it."]
+    text = "Every public name, with its arguments, what it returns, and the chapter that explains it."
+    blocks = ["# API reference", text]
     for page, (title, _) in PAGES.items():
         shown = {name: item for name, item in names.items() if page_of(name, item) == page}
         blocks += [f"## [{title}](/api/{page})", overview(shown, context)]
