@@ -96,7 +96,8 @@ def link_literals(app: Sphinx, doctree: nodes.document, page: str) -> None:
         match = NAME.fullmatch(text)
         shown, name = app.names.resolve(match[1], page) if match else ("", "")
         if COMMAND.match(text):
-            shown, name = text, "nsf_nb.cli.app"
+            own = f"nsf_nb.{text.split()[1]}_command"
+            shown, name = text, own if own in app.names.places else "nsf_nb.cli"
         if match and name and shown != match[1]:
             continue  # only a part of it is known
         if not name or name not in app.names.places or app.names.places[name] == [page, ""]:
