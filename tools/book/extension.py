@@ -98,8 +98,8 @@ def link_literals(app: Sphinx, doctree: nodes.document, page: str) -> None:
         if COMMAND.match(text):
             own = f"nsf_nb.{text.split()[1]}_command"
             shown, name = text, own if own in app.names.places else "nsf_nb.cli"
-        if match and name and shown != match[1]:
-            continue  # only a part of it is known
+        if match and name and shown != match[1] and not name.rpartition(".")[2][:1].isupper():
+            continue  # only a part of it is known, and no class whose attribute it could be
         if not name or name not in app.names.places or app.names.places[name] == [page, ""]:
             continue
         link = nodes.reference("", "", internal=True, refuri=address(app, page, name), classes=["name"])
