@@ -129,6 +129,8 @@ def test_options_become_captions_labels_and_tags():
     (cell,) = notebooks.convert_code(code(FIGURE, shown(image_png="aGk=")), Context(), False)
     assert cell["metadata"]["mystnb"]["figure"] == {"caption": 'A claim, "so", {eq}`eq-x`.', "name": "fig-a"}
     assert cell["source"] == "plot()"
+    (cell,) = notebooks.convert_code(code("from a import b  # noqa: F401, E402\nx = 1  # why"), Context(), False)
+    assert cell["source"] == "from a import b\nx = 1  # why"
     text = "#| echo: false\n#| output: false\n#| code-fold: true\nx"
     (cell,) = notebooks.convert_code(code(text), Context(), False)
     assert cell["metadata"]["tags"] == ["remove-input", "remove-output", "hide-input"]

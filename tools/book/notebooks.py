@@ -9,6 +9,7 @@ from quarto_filter import strip_directives
 from .markup import Context, to_myst
 
 OPTION = re.compile(r"^\s*#\s*\|\s*([\w-]+):\s*(.*?)\s*$")
+NOQA = re.compile(r" +# noqa: \w+(?:, \w+)*$", re.MULTILINE)  # for a program, not for readers
 TAGS = {("echo", "false"): "remove-input", ("output", "false"): "remove-output", ("code-fold", "true"): "hide-input"}
 META = (
     '<p class="chapter-meta">{module}<a href="{name}.ipynb" download><span class="fa-solid fa-download"></span> '
@@ -93,6 +94,7 @@ def isolate_figure(cell: dict) -> list[dict]:
 def convert_code(cell: dict, context: Context, fold: bool) -> list[dict]:
     """A cell of code with its caption, label and tags; a captioned table becomes a cell of its own."""
     options, code = split_options(as_text(cell["source"]))
+    code = NOQA.sub("", code)
     tags = [tag for (key, value), tag in TAGS.items() if options.get(key) == value]
     tags += ["hide-input"] if fold and "code-fold" not in options else []
     meta, after = {}, []

@@ -8,6 +8,7 @@ from .contents import Book, Chapter, Part
 from .markup import PROTECTED, Context, to_myst
 from .notebooks import as_text, exported_module, split_opening
 
+UNSEARCHED = "---\nnosearch: true\n---"  # the search leads to chapters, not to lists of what they have
 EXPORTED = re.compile(r"^#\| export$", re.MULTILINE)
 
 
@@ -40,7 +41,7 @@ def equations_of(notebook: dict) -> list[tuple[str, str]]:
 def equation_page(book: Book, notebooks: dict[str, dict]) -> str:
     """Every labelled equation, by chapter, with a link to where it stands."""
     text = "Every equation that has a number, which leads to the place where it is explained."
-    blocks = ["# Index of equations", text]
+    blocks = [UNSEARCHED, "# Index of equations", text]
     for chapter in book.chapters():
         found = equations_of(notebooks[chapter.path]) if chapter.path in notebooks else []
         if found:
@@ -65,7 +66,8 @@ def exports_of(notebook: dict) -> dict[str, str]:
 
 def names_page(book: Book, notebooks: dict[str, dict], escape) -> str:
     """Every public name of every module, by part."""
-    blocks = ["# All names", "Every function and class that a chapter defines. A name leads to its explanation."]
+    text = "Every function and class that a chapter defines. A name leads to its explanation."
+    blocks = [UNSEARCHED, "# All names", text]
     for part in book.parts():
         rows = []
         for chapter in part.chapters:

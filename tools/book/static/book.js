@@ -1,4 +1,4 @@
-// Hide and show code: a button on each cell, one for the page, and the choice is kept.
+// Hide and show code: a button on each cell, one for the page, and the choice is kept. Wide formulas are made to fit.
 (() => {
     const KEY = "nsf-nb-code";
 
@@ -25,5 +25,35 @@
             cell.prepend(button);
             fold(cell, hidden);
         });
+        window.MathJax?.startup?.promise?.then(fit);
+        addSummaries();
     });
+
+    // A displayed formula that is wider than its line gets smaller, down to three quarters; what is wider still scrolls.
+    const FULL = 102, LEAST = 76;
+    function fit() {
+        document.querySelectorAll("div.math > mjx-container").forEach((formula) => {
+            formula.style.setProperty("font-size", `${FULL}%`, "important");
+            const line = formula.parentElement, share = line.clientWidth / line.scrollWidth;
+            if (share < 1) {
+                formula.style.setProperty("font-size", `${Math.max(LEAST, Math.floor(FULL * share - 1))}%`, "important");
+            }
+        });
+    }
+    window.addEventListener("load", () => window.MathJax?.startup?.promise?.then(fit));
+    window.addEventListener("resize", () => window.MathJax?.startup?.promise?.then(fit));
+
+    // What the search shows of a page is its text, without the lists of contents and the buttons around it.
+    function addSummaries() {
+        if (typeof Search === "undefined") {
+            return;
+        }
+        const whole = Search.htmlToText;
+        Search.htmlToText = (text, anchor) => {
+            const page = new DOMParser().parseFromString(text, "text/html");
+            const around = ".bd-header-article, .bd-sidebar-secondary, #jb-print-docs-body, .chapter-meta, .prev-next-footer, div.math";
+            page.querySelectorAll(around).forEach((part) => part.remove());
+            return whole(page.documentElement.outerHTML, anchor);
+        };
+    }
 })();
