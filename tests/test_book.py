@@ -273,8 +273,10 @@ def test_names_are_resolved_as_a_reader_would():
         "twice": "", "word": "", "fit": "", "m": "", "m.factors_": "", "numpy": "", "nsf.NSF.none": "nsf_nb.NSF",
     }.items():
         assert names.resolve(text, "page")[1] == wanted, text
-    notebook = {"cells": [code("import nsf_nb as nsf\nm = nsf.NSF(3).fit(x)\nfrom nsf_nb.a import word as w")]}
-    assert pages.names_in(notebook, places) == {"nsf": "nsf_nb", "m": "nsf_nb.NSF()", "w": "nsf_nb.a.word"}
+    text = "import nsf_nb as nsf\nm = nsf.NSF(3).fit(x)\nfrom nsf_nb.a import word as w\nother.match_all(nsf.tl.twice)"
+    own = pages.names_in({"cells": [code(text)]}, places)
+    assert own == {"nsf": "nsf_nb", "m": "nsf_nb.NSF()", "w": "nsf_nb.a.word", "match_all": ""}
+    assert Names(places, {"page": own}, {}).resolve("match_all", "page") == ("", "")
 
 
 # The site

@@ -20,6 +20,8 @@ class Names:
         """The longest part of a dotted name that is known, and its full name; both empty if none is."""
         head, *rest = text.split(".")
         own = self.pages.get(page, {})
+        if own.get(head) == "" and not rest:  # on this page it is a name of somebody else's
+            return "", ""
         full = own.get(head) or COMMON.get(head)
         if full is None and head in ("pp", "tl", "pl", "metrics") and rest:
             full = f"nsf_nb.{head}"

@@ -107,6 +107,18 @@ def names_in(notebook: dict, places: dict[str, list[str]]) -> dict[str, str]:
                 made = called_class(node.value, found)
                 if made in places and made.rpartition(".")[2][:1].isupper():
                     found |= {target.id: f"{made}()" for target in node.targets if isinstance(target, ast.Name)}
+    others = attributes_of_others(notebook, set(found)) & {name.rpartition(".")[2] for name in places}
+    return dict.fromkeys(others, "") | found
+
+
+def attributes_of_others(notebook: dict, known: set[str]) -> set[str]:
+    """Attributes of what is not the package's: `read_h5ad` in a chapter with `anndata.read_h5ad` is not ours."""
+    found = set()
+    for cell in notebook["cells"]:
+        text = as_text(cell["source"]) if cell["cell_type"] == "code" else ""
+        for chain in re.findall(r"\b[a-z]\w*(?:\.\w+)+", text):
+            head, *rest = chain.split(".")
+            found |= set() if head in known else set(rest)
     return found
 
 

@@ -34,9 +34,11 @@
     function fit() {
         document.querySelectorAll("div.math > mjx-container").forEach((formula) => {
             formula.style.setProperty("font-size", `${FULL}%`, "important");
-            const line = formula.parentElement, share = line.clientWidth / line.scrollWidth;
-            if (share < 1) {
-                formula.style.setProperty("font-size", `${Math.max(LEAST, Math.floor(FULL * share - 1))}%`, "important");
+            const line = formula.parentElement, wide = formula.getBoundingClientRect().width;
+            const excess = line.scrollWidth - line.clientWidth;
+            if (excess > 0) {
+                const size = Math.floor((FULL * (wide - excess)) / wide) - 1;
+                formula.style.setProperty("font-size", `${Math.max(LEAST, size)}%`, "important");
             }
         });
     }
@@ -53,6 +55,7 @@
             const page = new DOMParser().parseFromString(text, "text/html");
             const around = ".bd-header-article, .bd-sidebar-secondary, #jb-print-docs-body, .chapter-meta, .prev-next-footer, div.math";
             page.querySelectorAll(around).forEach((part) => part.remove());
+            page.querySelectorAll("span.math").forEach((part) => part.replaceWith("…"));
             return whole(page.documentElement.outerHTML, anchor);
         };
     }
