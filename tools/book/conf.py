@@ -29,7 +29,7 @@ math_eqref_format = "Equation {number}"
 bibtex_bibfiles, bibtex_default_style, bibtex_reference_style = FACTS["bibliography"], "book", "author_year"
 copybutton_selector = "div.cell_input div.highlight pre, div.highlight-python pre, div.highlight-sh pre"
 mathjax_path, mathjax_options = "mathjax/tex-chtml-full.js", {"defer": "defer"}
-mathjax3_config = {"options": {"enableMenu": False}, "chtml": {"mtextInheritFont": True}}
+mathjax3_config = {"options": {"enableMenu": False}}
 
 html_theme, html_title, html_short_title = "sphinx_book_theme", FACTS["title"], "nsf_nb"
 html_static_path, html_css_files, html_js_files = ["static"], ["book.css"], ["book.js"]

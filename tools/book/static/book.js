@@ -34,11 +34,9 @@
     function fit() {
         document.querySelectorAll("div.math > mjx-container").forEach((formula) => {
             formula.style.setProperty("font-size", `${FULL}%`, "important");
-            const line = formula.parentElement, wide = formula.getBoundingClientRect().width;
-            const excess = line.scrollWidth - line.clientWidth;
-            if (excess > 0) {
-                const size = Math.floor((FULL * (wide - excess)) / wide) - 1;
-                formula.style.setProperty("font-size", `${Math.max(LEAST, size)}%`, "important");
+            const line = formula.parentElement;
+            for (let size = FULL - 2; size >= LEAST && line.scrollWidth > line.clientWidth; size -= 2) {
+                formula.style.setProperty("font-size", `${size}%`, "important");
             }
         });
     }
