@@ -2,15 +2,18 @@
 # make bench   time, memory and quality of fits: benchmarks/engine.py, data from NSF_NB_DATA if it is set
 # make studies executes the studies again, with the real data in the folder that NSF_NB_DATA names
 # make test    everything: chapters, sync, form, layers, tests/; WORKERS=2 for two processes
-# Both make .venv on first use and again when settings.ini, setup.py or constraints.txt change.
+# make docs    the book as a site in _docs/, strict and offline; make docs-check opens all of it in a browser
+# They make their environments on first use and again when settings.ini, setup.py or constraints.txt change.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 STAMP := $(VENV)/.installed
 WORKERS ?= 0
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip
+# The book needs Sphinx and nothing of the package itself, so it has a small environment of its own: .venv-docs.
+DOCS := .venv-docs
 
-.PHONY: demo test bench studies environment export chapter clean-notebooks readme lint
+.PHONY: demo test bench studies docs docs-check environment export chapter clean-notebooks readme lint
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -29,6 +32,18 @@ studies: $(STAMP)
 	for chapter in nbs/8_studies/*.ipynb; do \
 	    NSF_NB_DATA="$(NSF_NB_DATA)" NSF_NB_BIN=$(BIN) tools/chapter.sh run "$$chapter" || exit 1; \
 	done
+
+docs: $(DOCS)/.installed
+	PYTHONPATH=tools $(DOCS)/bin/python -m book _docs
+
+docs-check: $(DOCS)/.installed
+	$(DOCS)/bin/python tools/check_book.py _docs
+
+$(DOCS)/.installed: settings.ini constraints.txt
+	$(PYTHON) -m venv --clear $(DOCS)
+	sed -n 's/^docs_requirements = //p' settings.ini | tr ' ' '\n' > $(DOCS)/requirements.txt
+	PIP_DISABLE_PIP_VERSION_CHECK=1 $(DOCS)/bin/python -m pip install --quiet -c constraints.txt -r $(DOCS)/requirements.txt
+	touch $@
 
 environment: $(STAMP)
 

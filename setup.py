@@ -17,10 +17,10 @@ def read_settings():
 
 
 def read_extras(cfg):
-    """Each key `<name>_requirements` is the extra `<name>`; `all` is everything that is not for development."""
+    """Each key `<name>_requirements` is the extra `<name>`; `all` is everything that users may want."""
     suffix = "_requirements"
     extras = {key.removesuffix(suffix): value.split() for key, value in cfg.items() if key.endswith(suffix)}
-    extras["all"] = sorted({item for name, items in extras.items() if name != "dev" for item in items})
+    extras["all"] = sorted({item for name, items in extras.items() if name not in ("dev", "docs") for item in items})
     return extras
 
 

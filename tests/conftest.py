@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 sys.path.insert(0, str(ROOT / "tools"))
 LEFT_OUT = shutil.ignore_patterns(
-    ".git", ".venv", "__pycache__", "*.egg-info", ".*_cache", ".ipynb_checkpoints", "_book", "_docs", "build", "*.h5ad"
+    ".git", ".venv*", "__pycache__", "*.egg-info", ".*_cache", ".ipynb_checkpoints", "_book", "_docs", "build", "*.h5ad"
 )
 
 
