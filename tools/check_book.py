@@ -64,6 +64,7 @@ def served(site: Path) -> Iterator[str]:
 def open_tab(browser, base: str, viewport: dict = WIDE, **options):
     """A tab that notes in `trouble` what goes wrong, requests to elsewhere among it."""
     tab = browser.new_context(viewport=viewport, **options).new_page()
+    tab.set_default_timeout(180_000)  # milliseconds: a page of all equations on a machine that does other things
     tab.trouble = []
     tab.on("console", lambda message: message.type == "error" and tab.trouble.append(f"console: {message.text}"))
     tab.on("pageerror", lambda error: tab.trouble.append(f"error: {error}"))
