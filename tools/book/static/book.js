@@ -25,23 +25,32 @@
             cell.prepend(button);
             fold(cell, hidden);
         });
-        window.MathJax?.startup?.promise?.then(fit);
         addSummaries();
     });
 
     // A displayed formula that is wider than its line gets smaller, down to three quarters; what is wider still scrolls.
+    // All lines are measured before any is changed, so that a page of hundreds of formulas is laid out a few times only.
     const FULL = 102, LEAST = 76;
+    let width = 0;
     function fit() {
-        document.querySelectorAll("div.math > mjx-container").forEach((formula) => {
-            formula.style.setProperty("font-size", `${FULL}%`, "important");
-            const line = formula.parentElement;
-            for (let size = FULL - 2; size >= LEAST && line.scrollWidth > line.clientWidth; size -= 2) {
-                formula.style.setProperty("font-size", `${size}%`, "important");
-            }
-        });
+        if (width === innerWidth) {
+            return;
+        }
+        width = innerWidth;
+        let open = [...document.querySelectorAll("div.math > mjx-container")].map((formula) => ({formula, size: FULL}));
+        for (let round = 0; round < 4 && open.length; round++) {
+            open.forEach(({formula, size}) => formula.style.setProperty("font-size", `${size}%`, "important"));
+            open = open.map(({formula, size}) => {
+                const line = formula.parentElement, wide = formula.getBoundingClientRect().width;
+                return {formula, size, share: (wide - (line.scrollWidth - line.clientWidth)) / wide};
+            }).filter(({size, share}) => share < 1 && size > LEAST).map(({formula, size, share}) => ({
+                formula, size: Math.max(LEAST, Math.floor(size * share) - 1),
+            }));
+        }
     }
-    window.addEventListener("load", () => window.MathJax?.startup?.promise?.then(fit));
-    window.addEventListener("resize", () => window.MathJax?.startup?.promise?.then(fit));
+    const fitLater = () => window.MathJax?.startup?.promise?.then(fit);
+    window.addEventListener("load", fitLater);
+    window.addEventListener("resize", fitLater);
 
     // What the search shows of a page is its text, without the lists of contents and the buttons around it.
     function addSummaries() {
