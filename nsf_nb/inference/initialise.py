@@ -100,12 +100,17 @@ def _double_svd(rates, n_factors, seed):
 _FLOOR = np.finfo(np.float32).eps  # of what is divided by
 
 
+def _dense(rates):
+    """Slices of rows, and the rates there as an array."""
+    for rows in slices(rates):
+        yield rows, rates[rows] if isinstance(rates, np.ndarray) else rates[rows].toarray()
+
+
 def _pass(rates, mixture, topics):
     """One step of @eq-multiplicative; moves the mixture, returns new topics."""
     across, totals = np.ascontiguousarray(topics.T), np.maximum(topics.sum(axis=0), _FLOOR)
     sums, space = np.zeros_like(topics), None
-    for rows in slices(rates):
-        x = rates[rows] if isinstance(rates, np.ndarray) else rates[rows].toarray()
+    for rows, x in _dense(rates):
         space, own = np.empty_like(x) if space is None else space[: len(x)], mixture[rows]  # a view
         own *= _ratio(x, own, across, space) @ topics / totals
         sums += _ratio(x, own, across, space).T @ own
@@ -191,8 +196,7 @@ ROUND, GUESSES, FEW, _LITTLE = 15, 2, 512, 0.02  # steps; for each start; spots;
 def _mixture(rates, topics):
     """N×L mixtures of all spots after one step of @eq-multiplicative from even ones."""
     found, totals = np.empty((rates.shape[0], topics.shape[1]), np.float32), np.maximum(topics.sum(axis=0), _FLOOR)
-    for rows in slices(rates):
-        x = rates[rows] if isinstance(rates, np.ndarray) else rates[rows].toarray()
+    for rows, x in _dense(rates):
         even = x.sum(axis=1, keepdims=True) / totals.sum()
         found[rows] = even * (x / np.maximum(even * topics.sum(axis=1), _FLOOR) @ topics) / totals
     return found
@@ -201,8 +205,7 @@ def _mixture(rates, topics):
 def _loss(rates, mixture, topics):
     """Kullback-Leibler divergence of an NMF from the rates, up to a constant."""
     across, total = np.ascontiguousarray(topics.T), float(mixture.sum(axis=0, dtype=np.float64) @ topics.sum(axis=0))
-    for rows in slices(rates):
-        x = rates[rows] if isinstance(rates, np.ndarray) else rates[rows].toarray()
+    for rows, x in _dense(rates):
         logs = np.log(np.maximum(mixture[rows] @ across, _FLOOR))
         total -= np.einsum("bj,bj->b", x, logs).sum(dtype=np.float64)
     return total
