@@ -8,7 +8,7 @@ __all__ = ['PRESETS', 'preset']
 # %% ../nbs/7_experiments/703_presets.ipynb #98a19a1a
 from typing import Any
 
-from .core import check_choice
+from .core import ConfigError, check_choice, explain
 from .sweep_plan import Sweep
 
 # %% ../nbs/7_experiments/703_presets.ipynb #e28a4959
@@ -56,7 +56,9 @@ def _tissue(data: dict[str, Any], n_inducing: list[Any], real_valued: list[str])
 PRESETS = ("simulations", "simulations-spatial", "simulations-mixed", *_TISSUES)
 
 
-def preset(name: str, data: Any = None, layer: str | None = None, mefisto: bool = False) -> Sweep:
+def preset(
+    name: str, data: Any = None, layer: str | None = None, mefisto: bool = False, n_inducing: list[int] | None = None,
+) -> Sweep:
     """A published grid.
 
     Parameters
@@ -69,18 +71,24 @@ def preset(name: str, data: Any = None, layer: str | None = None, mefisto: bool 
     mefisto
         Whether MEFISTO is among the models; of the simulations it is given one seed. Default False: it takes most of
         the time.
+    n_inducing
+        Of a tissue: numbers of inducing points in the place of the published ones; one number makes a short sweep of a
+        long one, and a small tissue cannot have more of them than spots. None, the default, for the published ones.
 
     Returns
     -------
     Sweep
-        The plan.
+        The plan; a ConfigError says what a preset does not have.
     """
     check_choice("preset", name, PRESETS)
+    if n_inducing is not None and name not in _TISSUES:
+        do = f"leave it out, or take one of {', '.join(_TISSUES)}"
+        raise ConfigError(explain("a tissue for numbers of inducing points", f"preset {name!r}", do))
     grids = []
     if name in _TISSUES:
-        file, n_inducing = _TISSUES[name]
+        file, points = _TISSUES[name]
         source = {"path": file if data is None else str(data), "layer": layer}
-        grids += _tissue(source, n_inducing, ["FA", "RSF", *(["MEFISTO"] if mefisto else [])])
+        grids += _tissue(source, n_inducing or points, ["FA", "RSF", *(["MEFISTO"] if mefisto else [])])
         return Sweep.from_grids(grids, name)
     if name != "simulations-mixed":
         grids += _spatial(["FA", "RSF", "NSF", "PNMF"], _SEEDS)

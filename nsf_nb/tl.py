@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['facts_of', 'fit', 'spatial_importance', 'to_flowsig', 'marker_overlap', 'over_representation', 'ulm', 'read_gmt',
-           'read_markers', 'compare_fits', 'similar_genes', 'dead_factors', 'factor_warnings', 'recovery',
-           'split_merged', 'stability']
+           'read_markers', 'compare_fits', 'similar_genes', 'dead_factors', 'factor_warnings', 'hotspot_modules',
+           'recovery', 'split_merged', 'stability']
 
 # %% ../nbs/6_interface/62_scanpy_style.ipynb #c418ecdf
 from typing import Any
@@ -22,13 +22,14 @@ from .reading.enrichment import marker_overlap, over_representation, ulm  # noqa
 from .reading.interpret import interpret
 from .reading.markers import read_gmt, read_markers  # noqa: F401
 from .reading.matching import dead_factors, factor_warnings, split_merged  # noqa: F401
+from .reading.modules import hotspot_modules  # noqa: F401
 from .reading.recovery import recovery  # noqa: F401
 from .reading.similarity import compare_fits, similar_genes  # noqa: F401
 from .reading.stability import stability  # noqa: F401
 
 _all_ = [
     "marker_overlap", "over_representation", "ulm", "read_gmt", "read_markers", "compare_fits", "similar_genes",
-    "dead_factors", "factor_warnings", "recovery", "split_merged", "stability",
+    "dead_factors", "factor_warnings", "hotspot_modules", "recovery", "split_merged", "stability",
 ]  # readings of a fit that are used like its other tools
 
 # %% ../nbs/6_interface/62_scanpy_style.ipynb #245538fe

@@ -1,7 +1,7 @@
 """Do 90 % intervals hold nine of ten? Counts and factors of data that the model has drawn itself, and counts of Visium.
 
-    python benchmarks/coverage.py                       all: simulations, then the set in the folder NSF_NB_DATA
-    python benchmarks/coverage.py --seeds 0 --no-data   one seed of the simulations
+    python benchmarks/intervals.py                       all: simulations, then the set in the folder NSF_NB_DATA
+    python benchmarks/intervals.py --seeds 0 --no-data   one seed of the simulations
 
 Simulation: 1,300 places in a square, four Gaussian processes (Matérn 3/2, length scale 0.6 of a side of 4, amplitude
 1), sparse gamma loadings of 150 genes, Poisson or negative binomial counts (dispersion 0.3). 1,000 spots are fitted.
