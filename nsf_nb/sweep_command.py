@@ -20,7 +20,7 @@ _Folder = Annotated[Path, typer.Option("--output", "-o", help="Folder of the swe
 _Preset = Annotated[str | None, typer.Option(help="A published grid in the place of a plan; see below.")]
 _Counts = Annotated[Path | None, typer.Option("--data", help="h5ad file for a preset of a tissue.")]
 _Layer = Annotated[str | None, typer.Option(help="Layer of its counts. [default: X]")]
-_Points = Annotated[list[int] | None, typer.Option("--inducing", help="Inducing points in a preset of a tissue; repeat.")]
+_Points = Annotated[list[int] | None, typer.Option("--inducing", help="Inducing points of a tissue's preset; repeat.")]
 _Mefisto = Annotated[bool, typer.Option("--mefisto", help="With MEFISTO in the preset.")]
 _Jobs = Annotated[int, typer.Option("--jobs", "-j", help="Fits side by side; -1 for as many as there are cores.")]
 _Dask = Annotated[str | None, typer.Option(help="Address of a dask scheduler, tcp://HOST:PORT, in their place.")]
