@@ -21,6 +21,7 @@ _Preset = Annotated[str | None, typer.Option(help="A published grid in the place
 _Counts = Annotated[Path | None, typer.Option("--data", help="h5ad file for a preset of a tissue.")]
 _Layer = Annotated[str | None, typer.Option(help="Layer of its counts. [default: X]")]
 _Points = Annotated[list[int] | None, typer.Option("--inducing", help="Inducing points of a tissue's preset; repeat.")]
+_Likelihoods = Annotated[list[str] | None, typer.Option("--likelihood", help="poisson or nb in its place; repeat.")]
 _Mefisto = Annotated[bool, typer.Option("--mefisto", help="With MEFISTO in the preset.")]
 _Jobs = Annotated[int, typer.Option("--jobs", "-j", help="Fits side by side; -1 for as many as there are cores.")]
 _Dask = Annotated[str | None, typer.Option(help="Address of a dask scheduler, tcp://HOST:PORT, in their place.")]
@@ -79,7 +80,7 @@ def write_sweep_table(table: Any, path: Path) -> None:
 
 # %% ../nbs/7_experiments/736_sweep_command.ipynb #a69c121c
 def _planned(plan: Path | None, preset: str | None, data: Path | None, layer: str | None, mefisto: bool,
-             points: list[int] | None) -> Any:
+             points: list[int] | None, likelihoods: list[str] | None) -> Any:
     """The plan that was asked for."""
     from nsf_nb.sweep_plan import Sweep
 
@@ -90,7 +91,7 @@ def _planned(plan: Path | None, preset: str | None, data: Path | None, layer: st
         return Sweep.from_toml(plan)
     from nsf_nb.sweep_presets import preset as make
 
-    return make(preset, data, layer, mefisto, points or None)
+    return make(preset, data, layer, mefisto, points or None, likelihoods or None)
 
 
 def _check_table(path: Path | None) -> None:
@@ -131,8 +132,8 @@ def client_at(address: str | None) -> Any:
 # %% ../nbs/7_experiments/736_sweep_command.ipynb #8b37ecf2
 def _sweep(
     plan: _Plan = None, output: _Folder = Path("nsf-sweep"), preset: _Preset = None, data: _Counts = None,
-    layer: _Layer = None, inducing: _Points = None, mefisto: _Mefisto = False, jobs: _Jobs = 1, dask: _Dask = None,
-    cores: _Cores = None, keep: _Keep = False, retry: _Retry = False, status: _Status = False,
+    layer: _Layer = None, inducing: _Points = None, likelihood: _Likelihoods = None, mefisto: _Mefisto = False,
+    jobs: _Jobs = 1, dask: _Dask = None, cores: _Cores = None, keep: _Keep = False, retry: _Retry = False, status: _Status = False,
     table: _TableFile = None, quiet: Quiet = False,
 ) -> None:
     """Carry out a plan of fits, each once, and write a table of what was found.
@@ -148,7 +149,7 @@ def _sweep(
     if status:
         found = read_sweep(output)
     else:
-        wanted = _planned(plan, preset, data, layer, mefisto, inducing)
+        wanted = _planned(plan, preset, data, layer, mefisto, inducing, likelihood)
         import_tensorflow()
         found = sweep(wanted, output, n_jobs=jobs, client=client_at(dask), cores=cores, keep=keep, retry=retry)
     if table is not None:

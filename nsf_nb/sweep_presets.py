@@ -42,10 +42,12 @@ _TISSUES = {
 }
 
 
-def _tissue(data: dict[str, Any], n_inducing: list[Any], real_valued: list[str]) -> list[dict[str, Any]]:
+def _tissue(
+    data: dict[str, Any], n_inducing: list[Any], likelihoods: list[str], real_valued: list[str]
+) -> list[dict[str, Any]]:
     """All models on one tissue."""
     shared = {"data": data, "n_factors": [6, 12, 20], "n_inducing": n_inducing, "hold_out": {"kind": "random"}}
-    counts = {"likelihood": ["poisson", "nb"], "size_factors": ["constant", "scanpy"]}
+    counts = {"likelihood": likelihoods, "size_factors": ["constant", "scanpy"]}
     return [
         {"model": ["PNMF", "NSF", "NSFH"]} | counts | shared,
         {"model": "NSF", "likelihood": "gaussian"} | shared,
@@ -58,6 +60,7 @@ PRESETS = ("simulations", "simulations-spatial", "simulations-mixed", *_TISSUES)
 
 def preset(
     name: str, data: Any = None, layer: str | None = None, mefisto: bool = False, n_inducing: list[int] | None = None,
+    likelihoods: list[str] | None = None,
 ) -> Sweep:
     """A published grid.
 
@@ -74,6 +77,9 @@ def preset(
     n_inducing
         Of a tissue: numbers of inducing points in the place of the published ones; one number makes a short sweep of a
         long one, and a small tissue cannot have more of them than spots. None, the default, for the published ones.
+    likelihoods
+        Of a tissue: those of the models of counts, "poisson" and "nb" in the published grids, which None, the default,
+        stands for. Fits of "nb" take several times as long.
 
     Returns
     -------
@@ -81,14 +87,14 @@ def preset(
         The plan; a ConfigError says what a preset does not have.
     """
     check_choice("preset", name, PRESETS)
-    if n_inducing is not None and name not in _TISSUES:
+    if (n_inducing is not None or likelihoods is not None) and name not in _TISSUES:
         do = f"leave it out, or take one of {', '.join(_TISSUES)}"
-        raise ConfigError(explain("a tissue for numbers of inducing points", f"preset {name!r}", do))
+        raise ConfigError(explain("a tissue for a reduced grid", f"preset {name!r}", do))
     grids = []
     if name in _TISSUES:
         file, points = _TISSUES[name]
         source = {"path": file if data is None else str(data), "layer": layer}
-        grids += _tissue(source, n_inducing or points, ["FA", "RSF", *(["MEFISTO"] if mefisto else [])])
+        grids += _tissue(source, n_inducing or points, likelihoods or ["poisson", "nb"], ["FA", "RSF", *(["MEFISTO"] if mefisto else [])])
         return Sweep.from_grids(grids, name)
     if name != "simulations-mixed":
         grids += _spatial(["FA", "RSF", "NSF", "PNMF"], _SEEDS)
