@@ -75,7 +75,7 @@ def ours(folder: Path) -> pd.DataFrame:
     import nsf_nb as nsf
 
     tables = []
-    for name in (*REFERENCE, "mefisto"):
+    for name in (*REFERENCE, *(["mefisto"] if (folder / "mefisto").is_dir() else [])):
         table = nsf.read_sweep(folder / name)
         late = table[table["status"] != "done"]
         if len(late):

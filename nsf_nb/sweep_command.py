@@ -133,8 +133,8 @@ def client_at(address: str | None) -> Any:
 def _sweep(
     plan: _Plan = None, output: _Folder = Path("nsf-sweep"), preset: _Preset = None, data: _Counts = None,
     layer: _Layer = None, inducing: _Points = None, likelihood: _Likelihoods = None, mefisto: _Mefisto = False,
-    jobs: _Jobs = 1, dask: _Dask = None, cores: _Cores = None, keep: _Keep = False, retry: _Retry = False, status: _Status = False,
-    table: _TableFile = None, quiet: Quiet = False,
+    jobs: _Jobs = 1, dask: _Dask = None, cores: _Cores = None, keep: _Keep = False, retry: _Retry = False,
+    status: _Status = False, table: _TableFile = None, quiet: Quiet = False,
 ) -> None:
     """Carry out a plan of fits, each once, and write a table of what was found.
 

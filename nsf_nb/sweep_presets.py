@@ -94,7 +94,8 @@ def preset(
     if name in _TISSUES:
         file, points = _TISSUES[name]
         source = {"path": file if data is None else str(data), "layer": layer}
-        grids += _tissue(source, n_inducing or points, likelihoods or ["poisson", "nb"], ["FA", "RSF", *(["MEFISTO"] if mefisto else [])])
+        real_valued = ["FA", "RSF", "MEFISTO"][: 3 if mefisto else 2]
+        grids += _tissue(source, n_inducing or points, likelihoods or ["poisson", "nb"], real_valued)
         return Sweep.from_grids(grids, name)
     if name != "simulations-mixed":
         grids += _spatial(["FA", "RSF", "NSF", "PNMF"], _SEEDS)
