@@ -48,10 +48,11 @@ def _tissue(
     """All models on one tissue."""
     shared = {"data": data, "n_factors": [6, 12, 20], "n_inducing": n_inducing, "hold_out": {"kind": "random"}}
     counts = {"likelihood": likelihoods, "size_factors": ["constant", "scanpy"]}
+    normalised = {"size_factors": "scanpy"} | shared
     return [
         {"model": ["PNMF", "NSF", "NSFH"]} | counts | shared,
-        {"model": "NSF", "likelihood": "gaussian"} | shared,
-        {"model": real_valued} | shared,
+        {"model": "NSF", "likelihood": "gaussian"} | normalised,
+        {"model": real_valued} | normalised,
     ]
 
 # %% ../nbs/7_experiments/703_presets.ipynb #4c5abccc
