@@ -227,6 +227,7 @@ def test_sources_are_written_without_complaints(tmp_path):
     assert write_sources(ROOT, tmp_path / "book") == []
     written = {path.relative_to(tmp_path / "book").as_posix() for path in (tmp_path / "book").rglob("*.*")}
     assert {"index.md", "references.md", "equations.md", "api/tl.md", "parts/3_models.md", "names.json"} <= written
+    assert {"nbs/index_files/figure-1.png", *(picture.path for picture in gallery.PICTURES)} <= written
     assert {chapter.path for chapter in CHAPTERS} | {f"extra/{chapter.path}" for chapter in CHAPTERS} <= written
     equations = (tmp_path / "book" / "equations.md").read_text(encoding="utf-8")
     defined = {label for _, text in sources("markdown") for label in rules.labels(text) if label.startswith("eq-")}

@@ -18,7 +18,7 @@ from .notebooks import convert_notebook, exported_module
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
-LOCAL = re.compile(r"!\[[^\n]*?\]\(([^():\s]+\.(?:png|svg|jpe?g|webp))\)")
+LOCAL = re.compile(r"(?:!\[[^\n]*?\]\(|^```\{figure\} )([^():\s]+\.(?:png|svg|jpe?g|webp))\)?", re.MULTILINE)
 MATHJAX = ["tex-chtml-full.js", "output/chtml/fonts"]
 
 
