@@ -64,8 +64,10 @@ export: $(STAMP)
 clean-notebooks: $(STAMP)
 	$(BIN)/nbdev_clean
 
+# README.md, and the pictures of the landing page, from what the chapters have stored.
 readme: $(STAMP)
 	$(BIN)/python tools/readme.py
+	$(BIN)/python tools/gallery.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

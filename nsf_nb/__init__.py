@@ -9,6 +9,31 @@ __all__ = []
 import importlib
 
 __version__ = "0.1.0"
+_BOOK = "https://nsf-nb.github.io/nsf_nb"  # where the site of `make docs` is published
+
+# %% ../nbs/6_interface/65_package.ipynb #d4df9c56
+__doc__ += f"""
+
+    adata = nsf.simulate("ggblocks")                                # or anndata.read_h5ad(...), raw counts
+    train, val = nsf.pp.split(adata, val_fraction=0.05, seed=0)
+    nsf.check(train, nsf.NSF(10), layer="counts")                   # what is wrong, what it will cost
+    model = nsf.NSF(10).fit(train, layer="counts")                  # or NSFH, PNMF, RSF, RSFH, FA, MEFISTO
+    model.score_table(val); model.interpret(); nsf.report(model, train, "report.html")
+
+Prepare data with nsf.pp, write fits into AnnData objects and read them with nsf.tl, draw with nsf.pl, score with
+nsf.metrics; nsf.datasets has published tissues. help(nsf.NSF) explains a model, help(nsf.tl.fit) a function.
+
+    a first fit           {_BOOK}/nbs/9_guides/90_first_fit.html
+    choosing a model      {_BOOK}/nbs/9_guides/93_choosing.html
+    reading a fit         {_BOOK}/nbs/9_guides/92_reading_a_fit.html
+    limits                {_BOOK}/nbs/9_guides/94_limits.html
+    questions             {_BOOK}/nbs/9_guides/95_faq.html
+    the models            {_BOOK}/nbs/3_models/32_spatial.html
+    the command line      {_BOOK}/nbs/7_experiments/73_cli.html
+    all names             {_BOOK}/api/index.html
+
+In a copy of the repository the same pages are notebooks under nbs/, and `make docs` builds the site.
+"""
 
 # %% ../nbs/6_interface/65_package.ipynb #d9eaa079
 _PUBLIC = {

@@ -131,7 +131,8 @@ def _sample(
     -------
     np.ndarray
         S×N×L draws of factors, or S×N×J of rates or counts; float32. Joint over places: all of a draw at up to 1,500
-        places between the spots, else all that the inducing points say (@eq-draws-smooth).
+        places between the spots, else all that the inducing points say (@eq-draws-smooth). A ConfigError, DataError or
+        NotFittedError comes before any work.
     """
     adata, coords, slot = places_of(_has_parts(self, "draws"), where)
     n_places = len(np.atleast_1d(coords))
@@ -257,6 +258,7 @@ def _transform(
     -------
     pandas.DataFrame or tuple
         N×L factors, in the units of `factors_`, rows named as in `adata`; with `return_std` a second one.
+        A ConfigError for a model that another package has fitted.
     """
     import pandas as pd
 
@@ -280,7 +282,8 @@ def _factor_interval(self, where: Any, level: float = 0.9) -> "tuple[pandas.Data
     Returns
     -------
     tuple
-        Lower and upper ends, N×L each, on the scale of `predict`'s factors (@eq-information-variance).
+        Lower and upper ends, N×L each, on the scale of `predict`'s factors (@eq-information-variance). A ConfigError
+        for a model that another package has fitted.
     """
     import pandas as pd
 

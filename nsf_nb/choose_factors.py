@@ -297,7 +297,7 @@ def suggest_factors(
     Returns
     -------
     Suggestion
-        `n_factors`, `n_spatial`, `table`, `reason`, `plot()`. Errors of the `NsfError` tree about arguments, data and
-        the folder come before any work.
+        `n_factors`, `n_spatial`, `table`, `reason`, `plot()`. A ConfigError for an argument or the folder, a DataError
+        for the data come before any work.
     """
     return _asked(dict(locals()))

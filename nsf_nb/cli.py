@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from . import __version__
+from . import _BOOK, __version__
 from .check_command import add_check
 from .compare_command import add_compare
 from nsf_nb.command import (
@@ -65,8 +65,10 @@ class _Commands(TyperGroup):
 # %% ../nbs/7_experiments/73_cli.ipynb #5a837013
 app = typer.Typer(
     name="nsf", cls=_Commands, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
-    help="Nonnegative spatial factorization of spatial gene expression.",
-    epilog="Exit codes: 0 done, 2 input, option or path not usable (one line says why), 130 interrupted.",
+    help="Nonnegative spatial factorization of spatial gene expression. Begin with 'nsf demo', which needs no data; "
+    "with your own: 'nsf check', then 'nsf fit'.",
+    epilog=f"Exit codes: 0 done, 2 input, option or path not usable (one line says why), 130 interrupted. The book: "
+    f"{_BOOK}, first nbs/9_guides/90_first_fit.html; questions nbs/9_guides/95_faq.html.",
 )
 
 

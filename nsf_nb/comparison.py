@@ -314,7 +314,7 @@ def compare(
     Returns
     -------
     Comparison
-        See there. A model that fails is a row with its reason; an error comes before any work.
+        See there. A model that fails is a row with its reason; a ConfigError comes before any work.
     """
     held = {"kind": check_choice("hold_out", hold_out, ("random", "spatial"))}
     held["fraction"] = check_fraction("val_fraction", val_fraction)

@@ -96,7 +96,7 @@ def _fit(
     Returns
     -------
     Factorization
-        Itself. Other errors come before any work; a DivergenceError ends a fit and says what `nsf_nb.check` finds.
+        Itself. A DataError and others come before any work; a DivergenceError ends a fit and has what `check` finds.
     """
     care = Care(checkpoint, resume, checkpoint_seconds, max_minutes, max_memory)
     model, how = self.plan()

@@ -206,7 +206,8 @@ def _predict(self, where: Any, size_factors: Any = None, interval: float | None 
     -------
     anndata.AnnData
         `X`: N*×J counts, float32, at least 0. `obsm`: coordinates, factors "X_nsf" and their "X_nsf_std". With
-        `interval` also the layers "lower" and "upper", quantiles of the Gaussian model on the scale of counts.
+        `interval` also the layers "lower" and "upper", quantiles of the Gaussian model on the scale of counts. A
+        ConfigError for a coverage that is none.
     """
     import anndata
     import pandas as pd

@@ -190,7 +190,7 @@ def report(
     Returns
     -------
     pathlib.Path
-        The path; errors of the `NsfError` tree come before any work.
+        The path; a NotFittedError, DataError or ConfigError comes before any work.
     """
     path = check_writable(path, force)
     if not hasattr(model, "factors_"):

@@ -208,8 +208,8 @@ def sweep(
     Returns
     -------
     pandas.DataFrame
-        As from `read_sweep`. A failed run is a row with its reason; an error comes before any work, for a plan or a
-        folder that cannot be used. Ctrl-C ends the sweep; the same call goes on.
+        As from `read_sweep`. A failed run is a row with its reason; a ConfigError comes before any work, for a plan
+        or a folder that cannot be used. Ctrl-C ends the sweep; the same call goes on.
     """
     cores = cores_each(n_jobs, client) if cores is None else check_int("cores", cores, 1)
     return _swept(as_plan(plan), Path(folder), (n_jobs, client), cores, (keep, retry))

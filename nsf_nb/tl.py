@@ -129,7 +129,7 @@ def fit(
     Returns
     -------
     anndata.AnnData or None
-        The copy, if asked for.
+        The copy, if asked for. A ConfigError for options of another fit, a DataError for other spots or genes.
     """
     KEYS.named(key_added)  # an unusable name is an error before any work
     check_size(adata)
@@ -166,7 +166,8 @@ def spatial_importance(
     -------
     anndata.AnnData or None
         The copy, if asked for. In `obs` and `var`: nsf_spatial_importance, with _lower and _upper; in `var` also
-        nsf_spatial_q_value and nsf_spatial (False for genes that were not fitted).
+        nsf_spatial_q_value and nsf_spatial (False for genes that were not fitted). A ConfigError for options of another
+        fit, a DataError for other spots or genes than the model has.
     """
     key = KEYS.named(key_added).importance
     mask = _same_data(model, adata, {})

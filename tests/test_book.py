@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import check_book
+import gallery
 import pytest
 import rules
 import yaml
@@ -89,6 +90,9 @@ def test_quarto_lists_what_exists_and_names_the_filter():
     ("::: {.callout-tip}\n\n## Do this\n\ntext\n:::", ":::{admonition} Do this\n:class: tip\n\n\ntext\n:::"),
     ('::: {.callout-warning title="Mind"}\ntext\n:::', ":::{admonition} Mind\n:class: warning\n\ntext\n:::"),
     ("::: {.grid}\n::: {.g-col-6}\na\n:::\n:::", "::::{container} grid\n\n:::{container} g-col-6\n\na\n:::\n::::"),
+    ("::: {layout-ncol=3}\na\n:::", ":::{container} layout layout-3\n\na\n:::"),
+    ('[![A claim.](a.png){fig-alt="x y"}](b.ipynb)',
+     "```{container} panel\n[![x y](a.png)](b.ipynb)\n\nA claim.\n```"),
     ("::: {#refs}\n:::", ":::{bibliography}\n:::"),
 ])
 def test_markup(text, wanted):
@@ -223,6 +227,7 @@ def test_sources_are_written_without_complaints(tmp_path):
     assert write_sources(ROOT, tmp_path / "book") == []
     written = {path.relative_to(tmp_path / "book").as_posix() for path in (tmp_path / "book").rglob("*.*")}
     assert {"index.md", "references.md", "equations.md", "api/tl.md", "parts/3_models.md", "names.json"} <= written
+    assert {"nbs/index_files/figure-1.png", *(picture.path for picture in gallery.PICTURES)} <= written
     assert {chapter.path for chapter in CHAPTERS} | {f"extra/{chapter.path}" for chapter in CHAPTERS} <= written
     equations = (tmp_path / "book" / "equations.md").read_text(encoding="utf-8")
     defined = {label for _, text in sources("markdown") for label in rules.labels(text) if label.startswith("eq-")}
@@ -277,6 +282,28 @@ def test_names_are_resolved_as_a_reader_would():
     own = pages.names_in({"cells": [code(text)]}, places)
     assert own == {"nsf": "nsf_nb", "m": "nsf_nb.NSF()", "w": "nsf_nb.a.word", "match_all": ""}
     assert Names(places, {"page": own}, {}).resolve("match_all", "page") == ("", "")
+
+
+# The landing page
+
+
+def test_the_gallery_is_what_the_chapters_store(house_copy):
+    assert gallery.differences() == [], "run python tools/gallery.py"
+    assert sum((ROOT / picture.path).stat().st_size for picture in gallery.PICTURES) < 400_000
+    shown = re.findall(r"^\[!\[.+\]\((\S+)\)\{.+\}\]\((\S+)\)$", (ROOT / "index.qmd").read_text(), re.MULTILINE)
+    assert shown == [(picture.path, f"nbs/{picture.chapter}.ipynb") for picture in gallery.PICTURES]
+    first, second, third = (house_copy / picture.path for picture in gallery.PICTURES[:3])
+    first.unlink()
+    second.write_bytes(third.read_bytes())
+    (third.parent / "old.png").write_bytes(b"")
+    assert gallery.differences(house_copy) == sorted(
+        path.relative_to(house_copy).as_posix() for path in (first, second, third.parent / "old.png")
+    )
+
+
+def test_the_landing_page_opens_with_the_six_lines_of_the_readme():
+    code = re.search(r"^```python\n(.*?)\n```$", (ROOT / "index.qmd").read_text(), re.MULTILINE | re.DOTALL)[1]
+    assert len(code.splitlines()) == 6 and f"```python\n{code}\n```" in (ROOT / "README.md").read_text()
 
 
 # The site

@@ -97,7 +97,8 @@ def check_search(tab, base: str) -> list[str]:
 def check_phone(browser, base: str) -> list[str]:
     """On a phone the sidebar opens and leads to a chapter, and no page is wider than the screen."""
     tab, wrong = open_tab(browser, base, PHONE, is_mobile=True, has_touch=True), []
-    for page in ("index.html", CHAPTER, "api/tl.html", "equations.html", "nbs/8_studies/80_simulations.html"):
+    some = "api/tl.html", "equations.html", "nbs/8_studies/80_simulations.html", "nbs/9_guides/95_faq.html"
+    for page in ("index.html", CHAPTER, *some):
         tab.goto(base + page)
         tab.evaluate(RENDERED)
         if (width := tab.evaluate("document.documentElement.scrollWidth")) > PHONE["width"]:

@@ -82,14 +82,14 @@ def differences(root: Path = ROOT) -> list[str]:
     """Files that are missing, differ from what the notebook gives, or are left over."""
     expected = expected_files(root)
     wrong = [p for p, content in expected.items() if not (root / p).exists() or (root / p).read_bytes() != content]
-    stored = {path.relative_to(root).as_posix() for path in (root / FIGURES).glob("*")}
+    stored = {path.relative_to(root).as_posix() for path in (root / FIGURES).glob("*.png")}
     return wrong + sorted(stored - set(expected))
 
 
 def write(root: Path = ROOT) -> None:
     """Write README.md and its figures, and remove figures that are no longer used."""
     expected = expected_files(root)
-    for path in (root / FIGURES).glob("*"):
+    for path in (root / FIGURES).glob("*.png"):
         if path.relative_to(root).as_posix() not in expected:
             path.unlink()
     for path, content in expected.items():

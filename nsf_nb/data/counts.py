@@ -252,7 +252,7 @@ _KEPT = 2**22  # entries of data that stay dense
 
 
 def _blocks(self, size: int | None = None) -> Iterator[tuple[slice, Float[np.ndarray, "B J"]]]:
-    """Dense blocks of at most `size` rows (default `block_rows`), in order (@eq-blocks): rows, B×J counts, float32."""
+    """Dense blocks of at most `size` rows, default `block_rows` (@eq-blocks): rows, B×J float32; or a ConfigError."""
     size = self.block_rows if size is None else check_int("size", size, low=1)
     if size >= self.n_obs and np.prod(self.counts.shape, dtype=float) <= _KEPT:
         yield slice(0, self.n_obs), self._dense

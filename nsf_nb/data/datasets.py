@@ -150,7 +150,7 @@ def visium_brain_sagittal(folder: str | os.PathLike | None = None) -> "anndata.A
     Returns
     -------
     anndata.AnnData
-        As of `read_visium`.
+        As of `read_visium`. A ConfigError if the file cannot be had by its name.
     """
     return load("visium_brain_sagittal", folder)
 
@@ -166,7 +166,8 @@ def slideseqv2_hippocampus(folder: str | os.PathLike | None = None) -> "anndata.
     Returns
     -------
     anndata.AnnData
-        As of `read_slideseq`, which also reads an export of Seurat's ssHippo, the file of the published study.
+        As of `read_slideseq`, which also reads an export of Seurat's ssHippo, the file of the published study. A
+        ConfigError if the file cannot be had by its name.
     """
     return load("slideseqv2_hippocampus", folder)
 

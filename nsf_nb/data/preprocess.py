@@ -42,6 +42,7 @@ def qc(
     -------
     anndata.AnnData
         A copy of what stays, in the same order, with scanpy's metrics in `obs` and `var`. A DataError if nothing stays.
+        A ConfigError if a limit is out of range.
     """
     lows = {"min_counts": min_counts, "min_features": min_features, "min_obs": min_obs}
     lows = {name: check_int(name, value, low=0) for name, value in lows.items()}
@@ -150,6 +151,11 @@ def deviance(
         Number of genes to choose, at most all with counts; equal ones in the order of the genes. Default: no choice.
     subset
         Keep only the chosen genes in `adata`; default False.
+
+    Raises
+    ------
+    ConfigError, DataError
+        For arguments that are none; for totals below the counts of their spots.
     """
     check_choice("family", family, FAMILIES)
     n_top = None if n_top is None else check_int("n_top", n_top, low=1)
@@ -236,7 +242,8 @@ def split(
     Returns
     -------
     anndata.AnnData, anndata.AnnData
-        Training and validation spots. A DataError if one of the parts would be too small.
+        Training and validation spots. A DataError if one of the parts would be too small. A ConfigError for wrong
+        arguments.
     """
     fraction, rng = check_fraction("val_fraction", val_fraction), generator(seed)
     if blocks is not None:

@@ -127,7 +127,7 @@ _SMALLEST, _FURTHEST = np.float32(1e-30), np.float32(np.log(10))
 
 
 def _nmf(rates, guess, max_iter, momentum=False):
-    """Mixture and topics of a factorisation that starts with a guess; plain steps, or with momentum."""
+    """Mixture and topics of a factorization that starts with a guess; plain steps, or with momentum."""
     mixture, topics = guess
     begun = last = None
     for k in range(max_iter):

@@ -71,7 +71,7 @@ class Projection:
     residual
         N, float32: d, what the inducing points cannot say about a spot.
     jitter
-        That the factorisation needed.
+        That the factorization needed.
     """
 
     length_scale: float
@@ -132,7 +132,7 @@ def project(
     kernel: Kernel, points: Float[np.ndarray, "M D"], coords: Float[np.ndarray, "N D"], length_scale: float,
     at: Int[np.ndarray, "N"] | None = None, jitter: float = JITTER,
 ) -> Projection:
-    """Factorise the kernel at the inducing points and project the spots onto them.
+    """Factorize the kernel at the inducing points and project the spots onto them.
 
     Parameters
     ----------

@@ -175,7 +175,7 @@ def composite(
     Returns
     -------
     matplotlib.axes.Axes or Figure
-        On a line the amounts are bands.
+        On a line the amounts are bands. A ConfigError for too many factors or colours, a DataError for signs.
     """
     save = save if save is None else check_writable(save, force=True)
     amounts, names = _amounts(data, factors, key_added, scale)

@@ -84,7 +84,7 @@ def convergence(
     Returns
     -------
     list of matplotlib.axes.Axes, or Figure
-        Two: bound, change. A line marks where the rule is reached, if it is.
+        Two: bound, change. A line marks where the rule is reached, if it is. A ConfigError for another start.
     """
     save = save if save is None else check_writable(save, force=True)
     rule, runs = CubicConvergence(tol, span, every), runs_of(data, key_added)

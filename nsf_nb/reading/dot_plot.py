@@ -201,7 +201,8 @@ def gene_dots(
     Returns
     -------
     matplotlib.axes.Axes or Figure
-        Rows are genes, columns are factors in order. The area grows with the square root of the weight.
+        Rows are genes, columns are factors in order. The area grows with the square root of the weight. A ConfigError
+        for wrong arguments, a DataError without weights.
     """
     save = save if save is None else check_writable(save, force=True)
     fit = gene_weights(data, key_added)
@@ -271,7 +272,8 @@ def enrichment_dots(
     Returns
     -------
     matplotlib.axes.Axes or Figure
-        Rows are sets, columns are factors.
+        Rows are sets, columns are factors. A ConfigError for wrong arguments, a DataError for another table or an empty
+        one.
     """
     save = save if save is None else check_writable(save, force=True)
     score, largest = _table_of(table), check_positive("largest", largest)

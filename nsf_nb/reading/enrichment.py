@@ -174,6 +174,7 @@ def marker_overlap(
     pandas.DataFrame
         Columns factor, set, jaccard (@eq-enrichment-jaccard), p_value (@eq-enrichment-hypergeometric), q_value
         (@eq-enrichment-fdr), overlap, n_top, n_set and genes, the common ones, the best first. Sorted by factor and p.
+        A ConfigError for wrong arguments; a DataError if no set has enough measured genes.
     """
     table, size, names = _overlaps(data, markers, n_genes, by, match, min_size, key_added)
     counts = [table[name].to_numpy() for name in ("overlap", "n_top", "n_set")]
@@ -204,6 +205,7 @@ def over_representation(
     pandas.DataFrame
         Columns factor, set, score (@eq-enrichment-odds, nats), p_value (@eq-enrichment-hypergeometric), q_value
         (@eq-enrichment-fdr), overlap, n_top, n_set and genes, the common ones, the best first. Sorted by factor and p.
+        A ConfigError for wrong arguments; a DataError if no set has enough measured genes.
     """
     table, size, names = _overlaps(data, gene_sets, n_genes, by, match, min_size, key_added, background)
     counts = [table[name].to_numpy() for name in ("overlap", "n_top", "n_set")]
@@ -276,7 +278,8 @@ def ulm(
     pandas.DataFrame
         Columns factor, set, score (t, @eq-enrichment-ulm), p_value (two-sided), q_value (@eq-enrichment-fdr), overlap
         (measured genes of the set) and genes, those that are most specific to the factor. Sorted by factor and score,
-        the highest first: a set that the factor lacks has a small p value as well. A ConfigError without decoupler.
+        the highest first: a set that the factor lacks has a small p value as well. A ConfigError without decoupler. A
+        DataError if no set has enough genes.
     """
     _decoupler()
     fit, n_listed = gene_weights(data, key_added), check_int("n_listed", n_listed, 0)

@@ -237,7 +237,8 @@ def fit(
     Returns
     -------
     matplotlib.axes.Axes, list of Axes or Figure
-        One axes for one kind, a list for several.
+        One axes for one kind, a list for several. A NotFittedError, ConfigError or DataError if there is nothing to
+        compare.
     """
     save = save if save is None else check_writable(save, force=True)
     single = isinstance(kinds, str)

@@ -126,7 +126,8 @@ def spatial_importance(
     Returns
     -------
     list of matplotlib.axes.Axes, Axes or Figure
-        Two for genes and factors: ranks, histogram; one for spots.
+        Two for genes and factors: ranks, histogram; one for spots. A ConfigError for wrong arguments, a DataError
+        without importance.
     """
     save = save if save is None else check_writable(save, force=True)
     table = _importance(data, check_choice("of", of, _KINDS), key_added)

@@ -176,7 +176,8 @@ def read_markers(
     Returns
     -------
     pandas.DataFrame
-        Columns set (the cell type) and gene, each pair once; a DataError names the file and what was found.
+        Columns set (the cell type) and gene, each pair once; a DataError names the file and what was found. A
+        ConfigError for a filter that cannot be used.
     """
     if isinstance(source, Mapping):
         return _of_dict(source)

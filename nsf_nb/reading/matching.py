@@ -206,7 +206,7 @@ def factor_warnings(
     by
         "factors" (default) or "loadings", as in `split_merged`.
     exposure
-        Size factors by the name of the fit; None (default) for 1.
+        N size factors by the name of the fit; None (default) for 1.
 
     Returns
     -------
@@ -216,8 +216,8 @@ def factor_warnings(
 
     Raises
     ------
-    DataError, ShapeError
-        Fits with nothing in common, or with tables that are not those of one fit.
+    ConfigError, DataError, ShapeError
+        Thresholds outside (0, 1); fits with nothing in common, or with tables that are not those of one fit.
     """
     import pandas as pd
 

@@ -140,7 +140,7 @@ def poisson_deviance(counts: Counts, mean: Mean) -> float:
     Parameters
     ----------
     counts, mean
-        As in `prediction_sums`.
+        As in `prediction_sums`, with its ShapeError and DataError.
 
     Returns
     -------
@@ -156,7 +156,7 @@ def paper_deviance(counts: Counts, mean: Mean) -> float:
     Parameters
     ----------
     counts, mean
-        As in `prediction_sums`.
+        As in `prediction_sums`, with its ShapeError and DataError.
 
     Returns
     -------
@@ -172,7 +172,7 @@ def rmse(counts: Counts, mean: Mean) -> float:
     Parameters
     ----------
     counts, mean
-        As in `prediction_sums`.
+        As in `prediction_sums`, with its ShapeError and DataError.
 
     Returns
     -------
@@ -188,7 +188,7 @@ def poisson_log_likelihood(counts: Counts, mean: Mean) -> float:
     Parameters
     ----------
     counts, mean
-        As in `prediction_sums`.
+        As in `prediction_sums`, with its ShapeError and DataError.
 
     Returns
     -------
@@ -215,7 +215,7 @@ def gene_mean(train: SpatialCounts, size_factors: ArrayLike) -> Float[np.ndarray
     train
         Training spots with their size factors.
     size_factors
-        Of the new spots, length N*, on the scale of the training ones.
+        Of the new spots, length N*, on the scale of the training ones; else a ShapeError or DataError.
 
     Returns
     -------
@@ -293,7 +293,7 @@ def factor_correlation(true: ArrayLike, estimated: ArrayLike) -> Float[np.ndarra
     Parameters
     ----------
     true, estimated
-        N×T and N×L factors of the same spots in the same order.
+        N×T and N×L factors of the same spots in the same order, finite; else a ShapeError or DataError.
 
     Returns
     -------
@@ -304,12 +304,12 @@ def factor_correlation(true: ArrayLike, estimated: ArrayLike) -> Float[np.ndarra
 
 
 def match_factors(true: ArrayLike, estimated: ArrayLike) -> tuple[Int[np.ndarray, "T"], Float[np.ndarray, "T"]]:
-    """Match each true factor with an estimated one of its own, by the largest sum of absolute correlations.
+    """Match each true factor with an estimated one of its own: largest sum of |ρ| of @eq-metrics-factor-correlation.
 
     Parameters
     ----------
     true, estimated
-        N×T and N×L factors of the same spots in the same order.
+        N×T and N×L factors of the same spots in the same order, finite; else a ShapeError or DataError.
 
     Returns
     -------
@@ -333,9 +333,9 @@ def sparsity(loadings: ArrayLike, tol: float = 1e-6) -> float:
     Parameters
     ----------
     loadings
-        J×L loadings.
+        J×L loadings, finite; else a ShapeError or DataError.
     tol
-        Tolerance in the unit of the loadings, above 0; it depends on their scale.
+        Tolerance in the unit of the loadings, above 0, else a ConfigError; it depends on their scale.
 
     Returns
     -------

@@ -226,7 +226,7 @@ def history(
     Returns
     -------
     matplotlib.axes.Axes or Figure
-        A curve for each start.
+        A curve for each start. A DataError if there is no history.
     """
     save = save if save is None else check_writable(save, force=True)
     runs = runs_of(data, key_added)

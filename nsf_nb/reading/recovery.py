@@ -264,8 +264,8 @@ def recovery(
 
     Raises
     ------
-    ShapeError, DataError
-        Tables that do not fit each other or the data; values that are not finite.
+    ConfigError, ShapeError, DataError
+        Numbers out of range; tables that do not fit each other or the data; values that are not finite.
     """
     seed, (f, w, true_f, true_w, t) = check_int("seed", seed, 0), _both(truth, factors, loadings)
     n_spatial = n_spatial if n_spatial is None else check_int("n_spatial", n_spatial, 0, f.shape[1])

@@ -55,7 +55,8 @@ def similar_genes(loadings: "pd.DataFrame", gene: str, n_genes: int = 10) -> "pd
     Returns
     -------
     pandas.Series
-        Similarity (@eq-similarity) by gene, the most similar first; a ConfigError if there is no such gene.
+        Similarity (@eq-similarity) by gene, the most similar first; a ConfigError if there is no such gene. A
+        ShapeError for tables with other factors, a DataError for loadings that are not finite.
     """
     import pandas as pd
 
@@ -108,7 +109,8 @@ def compare_fits(first: Any, second: Any, by: str = "loadings") -> "pd.DataFrame
     -------
     pandas.DataFrame
         A row for each factor of the first fit: factor, other (None if it has no partner), similarity, and runner_up,
-        the largest similarity to a factor that is not its partner. A DataError if the fits have nothing in common.
+        the largest similarity to a factor that is not its partner. A DataError if the fits have nothing in common. A
+        ShapeError for tables with other factors; a ConfigError for another word in `by`.
     """
     import pandas as pd
     from scipy.optimize import linear_sum_assignment

@@ -121,8 +121,8 @@ def stability(fits: "Sequence[pd.DataFrame]", seed: int = 0) -> Stability:
 
     Raises
     ------
-    ShapeError, DataError
-        No tables, or tables with other genes or other numbers of factors; loadings that are not finite.
+    ConfigError, ShapeError, DataError
+        A seed that is none; no tables, or tables with other genes or numbers of factors; loadings that are not finite.
     """
     import pandas as pd
 

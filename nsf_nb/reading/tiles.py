@@ -93,7 +93,8 @@ def tiles(coords: ArrayLike, n_tiles: int = 10_000, *, reach: float | None = Non
     Returns
     -------
     Tiles
-        `coords` are what `model.predict` takes; `paint` makes a grid of values.
+        `coords` are what `model.predict` takes; `paint` makes a grid of values. A ConfigError for wrong arguments, a
+        ShapeError without places.
     """
     from scipy.spatial import cKDTree
 
@@ -173,7 +174,7 @@ def continuous(
     Returns
     -------
     matplotlib.axes.Axes, list of Axes or Figure
-        One axes for one factor, a list for several.
+        One axes for one factor, a list for several. ConfigError, DataError or ShapeError: nothing to paint.
     """
     save = save if save is None else check_writable(save, force=True)
     (values, names), spatial = factors_of(model, "nsf"), _spatial_names(model, factors is None)

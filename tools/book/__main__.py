@@ -18,7 +18,7 @@ from .notebooks import convert_notebook, exported_module
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
-LOCAL = re.compile(r"!\[[^\n]*?\]\(([^():\s]+\.(?:png|svg|jpe?g|webp))\)")
+LOCAL = re.compile(r"(?:!\[[^\n]*?\]\(|^```\{figure\} )([^():\s]+\.(?:png|svg|jpe?g|webp))\)?", re.MULTILINE)
 MATHJAX = ["tex-chtml-full.js", "output/chtml/fonts"]
 
 
@@ -137,7 +137,8 @@ def copy_mathjax(target: Path) -> None:
 
 def digest(root: Path) -> str:
     """What the site is made of, as one number: pages, notebooks, the package, and these tools."""
-    patterns = ["_quarto.yml", "*.qmd", "*.bib", "nbs/**/*.ipynb", "nsf_nb/**/*.py", "tools/book/**/*", "settings.ini"]
+    patterns = ["_quarto.yml", "*.qmd", "*.bib", "nbs/**/*.ipynb", "nsf_nb/**/*.py", "tools/book/**/*"]
+    patterns += ["settings.ini", "nbs/**/*.png"]
     found = sorted({path for pattern in patterns for path in root.glob(pattern) if path.is_file()})
     hashed = hashlib.sha256()
     for path in found:

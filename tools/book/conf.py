@@ -39,7 +39,7 @@ html_favicon = "static/favicon.svg"
 html_theme_options = {
     "repository_url": FACTS["address"], "use_download_button": False, "use_fullscreen_button": False,
     "use_repository_button": True, "show_toc_level": 2, "show_navbar_depth": 1, "max_navbar_depth": 3,
-    "home_page_in_toc": True, "navigation_with_keys": False, "pygments_light_style": "tango",
+    "home_page_in_toc": False, "navigation_with_keys": False, "pygments_light_style": "tango",
     "pygments_dark_style": "github-dark", "logo": {"text": FACTS["title"]},
     "navbar_start": [], "navbar_center": [], "navbar_end": [], "navbar_persistent": [],
     "footer_content_items": ["copyright.html"],

@@ -31,6 +31,10 @@ OPENING = re.compile(r"^(:{3,})\s*(?:\{(.*)\}|([\w-]+))\s*:*$")
 CLOSING = re.compile(r"^:{3,}\s*$")
 HEADING = re.compile(r"^(#+)\s+(.*?)\s*\{([^{}]*)\}\s*$", re.MULTILINE)
 PICTURE = re.compile(r"^!\[(?P<alt>[^\n]*)\]\((?P<source>[^()\s]+)\)(?:\{(?P<options>[^{}]*)\})?[ ]*$", re.MULTILINE)
+LINKED = re.compile(
+    r"^\[!\[(?P<text>[^\n]*?)\]\((?P<source>[^()\s]+)\)(?:\{(?P<options>[^{}]*)\})?\]\((?P<target>[^()\s]+)\)[ ]*$",
+    re.MULTILINE,
+)
 CAPTIONED = re.compile(
     r"(?P<table>(?:^\|[^\n]*\n)+)\n: (?P<text>[^\n]*?)\s*\{#(?P<label>tbl-[\w-]+)\}\s*$", re.MULTILINE
 )
@@ -146,6 +150,13 @@ def convert_picture(match: re.Match) -> str:
     return "\n".join([*head, "", match["alt"], "```"])
 
 
+def convert_linked(match: re.Match) -> str:
+    """A picture with a caption that leads elsewhere: a panel."""
+    alt = re.search(r'fig-alt="([^"]*)"', match["options"] or "")
+    picture = f"[![{alt[1] if alt else match['text']}]({match['source']})]({match['target']})"
+    return f"```{{container}} panel\n{picture}\n\n{match['text']}\n```"
+
+
 def convert_table(match: re.Match) -> str:
     """A table with a labelled caption."""
     return f":::{{table}} {match['text']}\n:name: {match['label']}\n\n{match['table']}:::"
@@ -156,6 +167,9 @@ def open_div(attributes: str, following: list[str], context: Context) -> str:
     classes = re.findall(r"(?:^|\s)\.([\w-]+)", attributes) or ([attributes] if "=" not in attributes else [])
     if "#refs" in attributes:
         return "{bibliography}"
+    columns = re.search(r"(?:^|\s)layout-ncol=\"?(\d)", attributes)
+    if columns and not classes:
+        return f"{{container}} layout layout-{columns[1]}\n"
     kind = next((name.removeprefix("callout-") for name in classes if name.startswith("callout-")), None)
     if kind is None:
         if "#" in attributes or not classes or "panel-tabset" in classes:
@@ -215,5 +229,5 @@ def to_myst(text: str, context: Context) -> str:
     text = convert_divs(text, context)
     text = outside(text, lambda prose: convert_prose(prose, context), equation)
     text = HEADING.sub(convert_heading, text)
-    text = PICTURE.sub(convert_picture, text)
+    text = PICTURE.sub(convert_picture, LINKED.sub(convert_linked, text))
     return CAPTIONED.sub(convert_table, text)

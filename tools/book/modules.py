@@ -8,7 +8,8 @@ from functools import cache
 from pathlib import Path
 
 PACKAGE = "nsf_nb"
-SHORT = {"pp": f"{PACKAGE}.pp", "tl": f"{PACKAGE}.tl", "pl": f"{PACKAGE}.pl", "metrics": f"{PACKAGE}.reading.metrics"}
+SHORT = {short: f"{PACKAGE}.{short}" for short in ("pp", "tl", "pl")} | {
+    "datasets": f"{PACKAGE}.data.datasets", "metrics": f"{PACKAGE}.reading.metrics"}
 
 
 @dataclass(frozen=True)

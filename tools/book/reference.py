@@ -14,6 +14,7 @@ PAGES = {
     "pp": ("Preparing: `nsf.pp`", ""),
     "tl": ("Tools: `nsf.tl`", ""),
     "pl": ("Pictures: `nsf.pl`", ""),
+    "datasets": ("Published data: `nsf.datasets`", ""),
     "metrics": ("Metrics: `nsf.metrics`", ""),
 }
 BASE = "nsf_nb.factorization", "Factorization"
