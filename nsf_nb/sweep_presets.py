@@ -55,10 +55,18 @@ def _tissue(
         {"model": real_valued} | normalised,
     ]
 
-# %% ../nbs/7_experiments/703_presets.ipynb #4c5abccc
+# %% ../nbs/7_experiments/703_presets.ipynb #d58da87c
 PRESETS = ("simulations", "simulations-spatial", "simulations-mixed", *_TISSUES)
 
 
+def _check_preset(name: str, reduced: Any) -> None:
+    """A ConfigError for a name that is none, or a reduction of what has no lists to be reduced."""
+    check_choice("preset", name, PRESETS)
+    if reduced and name not in _TISSUES:
+        do = f"leave it out, or take one of {', '.join(_TISSUES)}"
+        raise ConfigError(explain("a tissue for a reduced grid", f"preset {name!r}", do))
+
+# %% ../nbs/7_experiments/703_presets.ipynb #4c5abccc
 def preset(
     name: str, data: Any = None, layer: str | None = None, mefisto: bool = False, n_inducing: list[int] | None = None,
     likelihoods: list[str] | None = None,
@@ -70,27 +78,19 @@ def preset(
     name
         "simulations" (both grids), "simulations-spatial", "simulations-mixed", "visium", "hippocampus" or "liver".
     data, layer
-        h5ad file with the tissue, and the layer of its counts (None, the default, for X). The default is the file of
-        that name in the folder that NSF_NB_DATA names.
+        h5ad file with the tissue, default that of `NSF_NB_DATA`, and the layer of its counts, default None for X.
     mefisto
-        Whether MEFISTO is among the models; of the simulations it is given one seed. Default False: it takes most of
-        the time.
-    n_inducing
-        Of a tissue: numbers of inducing points in the place of the published ones; one number makes a short sweep of a
-        long one, and a small tissue cannot have more of them than spots. None, the default, for the published ones.
-    likelihoods
-        Of a tissue: those of the models of counts, "poisson" and "nb" in the published grids, which None, the default,
-        stands for. Fits of "nb" take several times as long.
+        Whether MEFISTO is among the models; of the simulations it gets one seed. Default False: it takes most time.
+    n_inducing, likelihoods
+        Of a tissue: numbers of inducing points, and likelihoods of counts ("poisson", "nb"), in the place of the
+        published ones, which None, the default, stands for.
 
     Returns
     -------
     Sweep
         The plan; a ConfigError says what a preset does not have.
     """
-    check_choice("preset", name, PRESETS)
-    if (n_inducing is not None or likelihoods is not None) and name not in _TISSUES:
-        do = f"leave it out, or take one of {', '.join(_TISSUES)}"
-        raise ConfigError(explain("a tissue for a reduced grid", f"preset {name!r}", do))
+    _check_preset(name, n_inducing or likelihoods)
     grids = []
     if name in _TISSUES:
         file, points = _TISSUES[name]

@@ -50,12 +50,10 @@ def hotspot_modules(
         Counts N×J in a layer, or in X (None, the default).
     spatial_key
         Key in `obsm` of the places, default "spatial".
-    n_neighbors
-        Nearest spots of each spot that count, default 20; fewer than N.
-    min_genes
-        The smallest module, default 20 genes.
+    n_neighbors, min_genes
+        Nearest spots of each spot that count, fewer than N, and genes of the smallest module; default 20.
     fdr
-        Rate of false discoveries, both for the genes that are clustered and for where clustering stops; default 0.05.
+        Rate of false discoveries, for the genes that are clustered and for where it stops; default 0.05.
 
     Returns
     -------
@@ -64,19 +62,15 @@ def hotspot_modules(
 
     Raises
     ------
-    ConfigError
-        Without the package hotspotsc, or for a number that is none.
-    DataError
-        If there are no more spots than neighbours.
+    ConfigError, DataError
+        Without the package hotspotsc, or for a number that is none; if there are no more spots than neighbours.
 
     References
     ----------
     DeTomaso & Yosef (2021), Cell Systems 12, 446–456.
     """
     make = _hotspot()
-    check_int("n_neighbors", n_neighbors, 1)
-    check_int("min_genes", min_genes, 2)
-    check_fraction("fdr", fdr)
+    check_int("n_neighbors", n_neighbors, 1), check_int("min_genes", min_genes, 2), check_fraction("fdr", fdr)
     counts, xy = counts_of(adata, layer), coords_of(adata, spatial_key)
     if len(xy) <= n_neighbors:
         found = f"{len(xy)} spots with n_neighbors={n_neighbors}"
