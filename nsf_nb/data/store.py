@@ -60,8 +60,13 @@ def write(folder: str | Path, kind: str, arrays: dict[str, np.ndarray], facts: d
     Returns
     -------
     pathlib.Path
-        The JSON file. An OSError if the disk is full or the folder cannot be written; the old content is there then.
+        The JSON file. An OSError if the disk is full or the folder cannot be written; the old content is there then. A
+        DataError for an array of objects, before anything is written.
     """
+    for name, array in arrays.items():
+        if np.asarray(array).dtype.hasobject:
+            found = f"objects in {name!r}"
+            raise DataError(explain("arrays of numbers, truth values or text", found, "convert it, perhaps to str"))
     folder, whole = Path(folder), _text(facts)
     folder.mkdir(parents=True, exist_ok=True)
     digest = _write_file(folder, kind, lambda file: np.savez(file, **arrays), lambda digest: _npz(kind, digest))

@@ -44,7 +44,7 @@ def is_small(counts: Float[np.ndarray, "B J"]) -> bool:
     Returns
     -------
     bool
-        True up to two million counts.
+        True up to two million entries.
     """
     return counts.size <= _SMALL
 
@@ -257,7 +257,7 @@ def _learn_dispersion(self, blocks: "Callable", dispersion: np.ndarray, n_steps:
     blocks
         Called once per step, gives pairs of counts and expected means, B×J each.
     dispersion, n_steps
-        J; Newton steps at most, default 4.
+        J; passes over the blocks, default 4: a Newton step after each but the last.
 
     Returns
     -------
