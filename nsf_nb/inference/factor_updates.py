@@ -13,6 +13,7 @@ import tensorflow as tf
 from jaxtyping import Float
 
 from ..probability.priors import GaussianProcess, SpatialPosterior, trend_basis
+from ..probability.products import by_bands
 from nsf_nb.probability.sparse_gp import (
     Projection, Projections, explained_variance, posterior_scale, weighted_gram,
 )
@@ -44,14 +45,21 @@ def _backtrack(change, linear, quadratic, pseudo_counts, rate):
 _V, _M, _T = tf.TensorSpec([None]), tf.TensorSpec([None, None]), tf.TensorSpec([None, None, None])
 
 
-@tf.function(input_signature=[_M, _V, _T, _V, _M, _M, _M, _M, _M], autograph=False)
-def _mean_step(basis, residual, scale, amplitude, mean, offset, log_factors, pseudo_counts, rate_per_factor):
+def _times_covariance(scale, gradient):
+    """S times the gradient, M×G; scale: G×M×M, or a list, which is not copied together."""
+    if isinstance(scale, list):
+        white = [tf.linalg.matvec(root, gradient[:, g]) for g, root in enumerate(scale)]
+        return tf.stack([tf.linalg.matvec(root, x, transpose_a=True) for root, x in zip(scale, white, strict=True)], 1)
+    white = tf.linalg.matvec(scale, tf.transpose(gradient))  # G×M: C⁻¹ times the gradient
+    return tf.transpose(tf.linalg.matvec(scale, white, transpose_a=True))
+
+
+def _moved(basis, residual, scale, amplitude, mean, offset, log_factors, pseudo_counts, rate_per_factor):
     rate = rate_per_factor * tf.exp(log_factors)  # N×G: e
     spread = amplitude**2 * residual[:, None]  # N×G: ψ
     excess, damping = pseudo_counts - rate, 1.0 + rate * spread  # N×G
     gradient = amplitude * tf.matmul(basis, (excess + rate * offset) / damping) - mean  # M×G
-    white = tf.linalg.matvec(scale, tf.transpose(gradient))  # G×M: C⁻¹ times the gradient
-    direction = tf.transpose(tf.linalg.matvec(scale, white, transpose_a=True))  # M×G: ν
+    direction = _times_covariance(scale, gradient)  # M×G: ν
     smooth = amplitude * tf.matmul(basis, direction, transpose_a=True)  # N×G
     own = (spread * (excess - rate * smooth) - offset) / damping  # N×G: η
     weigh = lambda x: tf.reduce_sum(tf.math.divide_no_nan(x, spread), axis=0)  # noqa: E731
@@ -59,6 +67,14 @@ def _mean_step(basis, residual, scale, amplitude, mean, offset, log_factors, pse
     quadratic = tf.reduce_sum(direction**2, axis=0) + weigh(own**2)
     step = _backtrack(smooth + own, linear, quadratic, pseudo_counts, rate)
     return mean + step * direction, offset + step * own, log_factors + step * (smooth + own)
+
+
+_as_one_graph = tf.function(_moved, input_signature=[_M, _V, _T, _V, _M, _M, _M, _M, _M], autograph=False)
+
+
+def _mean_step(basis, residual, scale, *rest):
+    """One step of the means; as one graph where the roots are stacked."""
+    return (_moved if isinstance(scale, list) else _as_one_graph)(basis, residual, scale, *rest)
 
 # %% ../../nbs/4_inference/410_factor_updates.ipynb #e87a47e1
 @tf.function(input_signature=[_M, _M, _M, _M, _M], autograph=False)
@@ -74,8 +90,7 @@ def _trend_step(basis, trend, log_factors, pseudo_counts, rate_per_factor):
     return trend + step * direction, log_factors + step * change
 
 # %% ../../nbs/4_inference/410_factor_updates.ipynb #82104da3
-@tf.function(input_signature=[_M, _V, tf.TensorSpec([]), _V], autograph=False)
-def _covariance(basis, residual, amplitude, sites):
+def _found(basis, residual, amplitude, sites):
     spread = amplitude**2 * residual  # N: ψ
     share = sites * spread / (1.0 + sites * spread)  # N: κ
     scale, half_log_det = posterior_scale(weighted_gram(basis, sites * (1.0 - share)), amplitude)  # M×M
@@ -86,6 +101,14 @@ def _covariance(basis, residual, amplitude, sites):
     residuals = tf.math.divide_no_nan(share**2 * smooth, spread) - share - tf.math.log1p(-share)
     kl += 0.5 * tf.reduce_sum(tf.cast(residuals, tf.float64))
     return scale, variance, kl
+
+
+_as_graph = tf.function(_found, input_signature=[_M, _V, tf.TensorSpec([]), _V], autograph=False)
+
+
+def _covariance(basis, residual, amplitude, sites):
+    """C⁻¹, variances and divergence; step by step where M is large, else as one graph."""
+    return (_found if by_bands(basis.shape[0]) else _as_graph)(basis, residual, amplitude, sites)
 
 # %% ../../nbs/4_inference/410_factor_updates.ipynb #21c73a7e
 def _projection(self, factor: int) -> Projection:
@@ -198,10 +221,11 @@ def _refresh(self, exposure: Float[np.ndarray, "N L"], slope: Float[np.ndarray, 
 
 # %% ../../nbs/4_inference/410_factor_updates.ipynb #6f0dfad7
 def _grouped(self):
-    """Factors by length scale, with the roots of their covariances stacked once per refresh."""
+    """Factors by length scale, with the roots of their covariances: small ones are stacked, once per refresh."""
     if self._groups is None:
+        together = list if by_bands(len(self.mean)) else tf.stack
         found = [np.flatnonzero(self.length_scales == value) for value in np.unique(self.length_scales)]
-        self._groups = [(g, tf.stack([self.scale[l] for l in g])) for g in found]
+        self._groups = [(g, together([self.scale[l] for l in g])) for g in found]
     return self._groups
 
 

@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 
 from ..core import DivergenceError, explain, logger
 from .kernels import Kernel
+from .products import COLUMNS, by_bands, gram, inverse_root, solve_lower, squared_lengths
 
 # %% ../../nbs/2_probability/23_sparse_gp.ipynb #a7eb6fef
 JITTER = 1e-6
@@ -105,9 +106,13 @@ def basis_at(
     tuple
         A (M×N) and d (N), float32.
     """
-    basis = tf.linalg.triangular_solve(chol, kernel.matrix(points, coords, length_scale))
-    residual = tf.maximum(1.0 - tf.reduce_sum(basis**2, axis=0), 0.0) + kernel.nugget
-    return tf.cast(basis, tf.float32), tf.cast(residual, tf.float32)
+    solve = solve_lower if by_bands(len(points)) else tf.linalg.triangular_solve
+    blocks = range(0, len(coords), COLUMNS)
+    found = [solve(chol, kernel.matrix(points, coords[at : at + COLUMNS], length_scale)) for at in blocks]
+    residual = [tf.maximum(1.0 - tf.reduce_sum(block**2, axis=0), 0.0) + kernel.nugget for block in found]
+    if len(found) == 1:
+        return tf.cast(found[0], tf.float32), tf.cast(residual[0], tf.float32)
+    return tf.concat([tf.cast(block, tf.float32) for block in found], 1), tf.cast(tf.concat(residual, 0), tf.float32)
 
 # %% ../../nbs/2_probability/23_sparse_gp.ipynb #d7b3e6f0
 def points_at(points: Float[np.ndarray, "M D"], coords: Float[np.ndarray, "N D"]) -> Int[np.ndarray, "N"] | None:
@@ -214,25 +219,36 @@ _VECTOR, _MATRIX, _SCALAR = tf.TensorSpec([None]), tf.TensorSpec([None, None]), 
 
 
 @tf.function(input_signature=[_MATRIX, _VECTOR], autograph=False)
+def _gram(basis, precision):
+    return tf.matmul(basis * precision, basis, transpose_b=True)
+
+
 def weighted_gram(basis: Float[tf.Tensor, "M N"], precision: Float[tf.Tensor, "N"]) -> Float[tf.Tensor, "M M"]:
-    """A Λ Aᵀ: 2NM² operations, the price of a new covariance.
+    """A Λ Aᵀ: NM² operations if M is large, else twice as many: the price of a new covariance.
 
     Parameters
     ----------
     basis
         M×N: A.
     precision
-        N: the diagonal of Λ.
+        N, not negative: the diagonal of Λ.
 
     Returns
     -------
     tf.Tensor
         M×M, float32.
     """
-    return tf.matmul(basis * precision, basis, transpose_b=True)
+    return tf.constant(gram(basis, precision)) if by_bands(basis.shape[0]) else _gram(basis, precision)
 
 # %% ../../nbs/2_probability/23_sparse_gp.ipynb #81b9631b
 @tf.function(input_signature=[_MATRIX, _SCALAR], autograph=False)
+def _scale(gram, amplitude):
+    b = tf.cast(amplitude**2 * gram, tf.float64)
+    chol = tf.linalg.cholesky(tf.linalg.set_diag(b, tf.linalg.diag_part(b) + 1.0))
+    half_log_det = tf.reduce_sum(tf.math.log(tf.linalg.diag_part(chol)))
+    return tf.linalg.triangular_solve(tf.cast(chol, tf.float32), tf.eye(tf.shape(gram)[0])), half_log_det
+
+
 def posterior_scale(
     gram: Float[tf.Tensor, "M M"], amplitude: Float[tf.Tensor, ""]
 ) -> tuple[Float[tf.Tensor, "M M"], Float[tf.Tensor, ""]]:
@@ -250,14 +266,19 @@ def posterior_scale(
     tuple
         M×M (float32, lower triangular) and a float64 scalar.
     """
-    b = tf.cast(amplitude**2 * gram, tf.float64)
-    chol = tf.linalg.cholesky(tf.linalg.set_diag(b, tf.linalg.diag_part(b) + 1.0))
-    eye = tf.eye(tf.shape(gram)[0])
-    half_log_det = tf.reduce_sum(tf.math.log(tf.linalg.diag_part(chol)))
-    return tf.linalg.triangular_solve(tf.cast(chol, tf.float32), eye), half_log_det
+    if not by_bands(gram.shape[0]):
+        return _scale(gram, amplitude)
+    scale, half_log_det = inverse_root(gram, float(amplitude))
+    return tf.constant(scale), tf.constant(half_log_det, tf.float64)
 
 # %% ../../nbs/2_probability/23_sparse_gp.ipynb #6c2c8c13
 @tf.function(input_signature=[_MATRIX, _MATRIX], autograph=False)
+def _explained(basis, scale):
+    edges = [tf.shape(scale)[0] * i // 4 for i in range(5)]
+    bands = [tf.matmul(scale[low:high, :high], basis[:high]) for low, high in itertools.pairwise(edges)]
+    return tf.add_n([tf.reduce_sum(band**2, axis=0) for band in bands])
+
+
 def explained_variance(basis: Float[tf.Tensor, "M N"], scale: Float[tf.Tensor, "M M"]) -> Float[tf.Tensor, "N"]:
     """a_nᵀ S a_n: what is still uncertain about a spot within the span of the inducing points, at amplitude one.
 
@@ -273,9 +294,7 @@ def explained_variance(basis: Float[tf.Tensor, "M N"], scale: Float[tf.Tensor, "
     tf.Tensor
         N.
     """
-    edges = [tf.shape(scale)[0] * i // 4 for i in range(5)]
-    bands = [tf.matmul(scale[low:high, :high], basis[:high]) for low, high in itertools.pairwise(edges)]
-    return tf.add_n([tf.reduce_sum(band**2, axis=0) for band in bands])
+    return tf.constant(squared_lengths(scale, basis)) if by_bands(basis.shape[0]) else _explained(basis, scale)
 
 
 def kl_covariance(scale: Float[tf.Tensor, "M M"], half_log_det: Float[tf.Tensor, ""]) -> float:
