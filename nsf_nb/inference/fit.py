@@ -27,6 +27,7 @@ from .records import Diary, FitResult, FitSettings, check_finite
 from .recovery import Recovery, guarded
 from .stopping import Stop
 from .sampled_refinement import SampledAscent
+from .sampled_start import some_spots, spread_out
 from .stochastic import with_sampled
 from .real_valued import fit_real
 from ..models.factor_model import FactorModel
@@ -152,8 +153,10 @@ def _fit_amounts(model, data, scaling, how, diary):
     """Fit mixtures of exponentials to counts."""
     kept = diary.found("final")
     if kept is None:
-        rng = streams(how.seed, "starts")
-        coarse = diary.timed("starts", best_start, model, data, how.n_starts, rng["starts"], diary)
+        rng = streams(how.seed, "starts", "draws", "spots")
+        sample = some_spots(data, rng["spots"]) if model.spatial else data
+        coarse = diary.timed("starts", best_start, model, sample, how.n_starts, rng["starts"], diary)
+        coarse = diary.timed("starts", spread_out, coarse, data)
         points = choose_inducing_points(data.coords, how.n_inducing, data.size_factors) if model.spatial else None
         engine = diary.timed("refine", refine, model, data, points, coarse)
     else:
