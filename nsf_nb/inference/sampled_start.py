@@ -7,7 +7,6 @@ __all__ = ['RACE_SPOTS', 'some_spots', 'spread_out']
 
 # %% ../../nbs/4_inference/451_sampled_start.ipynb #d418940e
 import numpy as np
-from jaxtyping import Float
 
 from ..data.counts import SpatialCounts
 from .coordinate_ascent import CoordinateAscent

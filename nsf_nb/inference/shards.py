@@ -22,7 +22,7 @@ from ..probability.priors import SpatialPosterior, trend_basis
 from ..probability.sparse_gp import JITTER
 
 # %% ../../nbs/4_inference/453_shards.ipynb #6affbcd3
-_SUMS = ("loading_ratio", "factor_totals", "data", "rate")
+_ROWS, _SUMS = ("pseudo_counts", "exposure"), ("loading_ratio", "factor_totals", "data", "rate")
 
 
 def _joined(self) -> tuple[Float[np.ndarray, "N L"], Float[np.ndarray, "N L"]]:
@@ -38,7 +38,7 @@ def _read(self, loadings: Float[np.ndarray, "J L"], dispersion: Float[np.ndarray
     expected, s = np.exp(m + v / 2), self.size_factors
     for rows, counts in self.data.blocks():
         found.append(self.likelihood.read(counts, m[rows], expected[rows], loadings, s[rows], dispersion))
-    self.c, self.exposure = (np.concatenate([getattr(f, name) for f in found]) for name in ("pseudo_counts", "exposure"))
+    self.c, self.exposure = (np.concatenate([getattr(f, name) for f in found]) for name in _ROWS)
     sums = {name: sum(np.asarray(getattr(f, name), dtype=np.float64) for f in found) for name in _SUMS}
     return sums | {"kl": np.concatenate([_own_kl(self), [] if self.alone is None else self.alone.kl])}
 
@@ -338,7 +338,8 @@ class Shard:
     @property
     def spread(self) -> Float[np.ndarray, "N T"]:
         """ψ, prior variances of the residuals, @eq-residual."""
-        residual = [self.bases[rho].residual if rho in self.bases else np.zeros(len(self.m)) for rho in self.length_scales]
+        nothing = np.zeros(len(self.m))  # before the first basis is made
+        residual = [self.bases[rho].residual if rho in self.bases else nothing for rho in self.length_scales]
         return (self.amplitudes**2 * np.stack(residual, axis=1)).astype(np.float32)
 
     begin, settle_alone, renew, memory, recall, sample = _begin, _settle_alone, _renew, _memory, _recall, _sample
