@@ -19,6 +19,7 @@ from ..core import ConfigError, DivergenceError, check_int, explain, logger, set
 from ..data.scaling import CoordinateScaling
 from .checkpoints import Keeper, restoring
 from .convergence import Convergence
+from .dealing import Shards
 from .stopping import Stop
 from ..models.factor_model import Elbo, FactorModel, FactorState
 from ..probability.inducing import n_inducing_points
@@ -61,6 +62,8 @@ class FitSettings:
         Draws of a refinement after convergence (chapter 413), an even number. Default 0: none.
     thrifty
         Whether candidates for a kernel are forgotten factor by factor, which saves memory. Default False.
+    shards
+        How the spots of a large tissue are dealt out (chapter 450).
     merge
         Whether factors without space that say the same become one (chapter 414). Default True.
     seed
@@ -74,6 +77,7 @@ class FitSettings:
     learn_kernels: bool = True
     refine_samples: int = 0
     thrifty: bool = False
+    shards: Shards = field(default_factory=Shards)
     merge: bool = True
     seed: int | np.random.Generator | np.random.SeedSequence | None = 0
 

@@ -51,12 +51,16 @@ class Here:
         own = [()] * len(self.shards) if each is None else each
         return [getattr(shard, name)(*args, *more) for shard, more in zip(self.shards, own, strict=True)]
 
+    def close(self) -> None:
+        """Forget the shards."""
+        self.shards = []
+
 
 def _sums(answers: list[dict[str, Any]]) -> dict[str, Any]:
     """Totals by name; of the largest changes the largest, and None where nobody has a value."""
     joined = {name: [one[name] for one in answers] for name in answers[0]}
     return {
-        name: np.max(own, axis=0) if name == "largest" else None if own[0] is None else sum(own)
+        name: np.max(own, axis=0) if name in ("largest", "jitter") else None if own[0] is None else sum(own)
         for name, own in joined.items()
     }
 
@@ -180,6 +184,7 @@ def _renew(self, l: int) -> bool:
     """A better covariance of one factor, if its sites have changed."""
     kernel = float(self.length_scales[l]), float(self.amplitudes[l])
     begun, kept = _sums(self.shards.ask("begin_trial", l, kernel, None)), False
+    self.jitter = max(self.jitter, float(begun["jitter"]))
     if begun["moved"] >= _STALE * begun["sites"]:
         before = begun["worth"] - self.kl_covariance[l]
         for _ in range(4):
@@ -196,6 +201,7 @@ def _renew(self, l: int) -> bool:
 
 def _refresh(self) -> int:
     """Renew covariances and learn the dispersions; the bound does not fall. Returns how many were renewed."""
+    self.jitter = 0.0
     renewed = sum(_renew(self, l) for l in range(len(self.scale)))
     self.shards.ask("renew", self.trend, self.mean)
     if self.dispersion is not None:
@@ -315,7 +321,7 @@ class ShardedAscent:
         t, prior = model.groups[0].n_factors, model.groups[0].prior
         self.mean, self.scale, self.kl_covariance = np.zeros((len(points), t)), [None] * t, np.zeros(t)
         self.length_scales, self.amplitudes = np.full(t, float(prior.length_scale)), np.full(t, float(prior.amplitude))
-        self.constant, self.refreshes = None, 0
+        self.constant, self.refreshes, self.jitter = None, 0, 0.0
         self.forget()
 
     def forget(self) -> None:

@@ -188,7 +188,8 @@ def _begin_trial(self, l: int, kernel: tuple[float, float], trend: Float[np.ndar
         self.bases[kernel[0]] = self._basis(kernel[0])
     now = _worth(self, l, self.m[:, l], self.v[:, l], self.offset[:, l], self.residual_kl[l], self.spread[:, l])
     moved = float(np.abs(rate - self.sites[:, l]).sum(dtype=np.float64))
-    return {"worth": now, "moved": moved, "sites": float(rate.sum(dtype=np.float64))}
+    found = {"worth": now, "moved": moved, "sites": float(rate.sum(dtype=np.float64))}
+    return found | {"jitter": self.bases[kernel[0]].jitter}
 
 # %% ../../nbs/4_inference/453_shards.ipynb #c805eb1a
 def _damped(self):
