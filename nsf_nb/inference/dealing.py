@@ -29,8 +29,7 @@ class Shards:
     spots
         Of one shard, at most. Default 65,536.
     kind
-        How projections are kept: "float32", "float16", "disk" or "none" (chapter 452). Default "auto": the first of these
-        that fits.
+        How projections are kept: "float32", "float16", "disk" or "none" (chapter 452). Default "auto": the first that fits.
     share
         Of the spots that a covariance looks at. Default None: @eq-share.
     memory

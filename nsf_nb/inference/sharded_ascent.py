@@ -264,18 +264,21 @@ def _begin(self, coarse: CoordinateAscent) -> None:
     self.drop_negligible()
 
 
+_CHANGED = ("mean", "kl_covariance", "length_scales", "amplitudes")  # in place
+
+
 def _memory(self) -> dict[str, Any]:
     """Everything that cannot be made again, as a tree of arrays."""
-    own = {name: getattr(self, name) for name in ("loadings", "dispersion", "trend", "mean", "centre")}
-    own |= {name: getattr(self, name).copy() for name in ("kl_covariance", "length_scales", "amplitudes")}
+    own = {name: getattr(self, name) for name in ("loadings", "dispersion", "trend", "centre")}
+    own |= {name: getattr(self, name).copy() for name in _CHANGED}
     return own | {"scale": list(self.scale), "refreshes": self.refreshes, "shards": self.shards.ask("memory")}
 
 
 def _recall(self, kept: dict[str, Any]) -> None:
     """Back to a state that it was in, without momentum."""
-    for name in ("loadings", "dispersion", "trend", "mean", "centre", "refreshes"):
+    for name in ("loadings", "dispersion", "trend", "centre", "refreshes"):
         setattr(self, name, kept[name])
-    for name in ("kl_covariance", "length_scales", "amplitudes"):
+    for name in _CHANGED:
         setattr(self, name, kept[name].copy())
     self.scale = list(kept["scale"])
     self.shards.ask("recall", each=[(one, self.centre) for one in kept["shards"]])
