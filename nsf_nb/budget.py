@@ -16,6 +16,7 @@ from .data.counts import SpatialCounts
 from .inference.costs import memory_of, time_of, work_of
 from .inference.machine import in_bytes, memory_in_use
 from .inference.records import FitSettings
+from .inference.stored_basis import KINDS
 from .inference.svi import SviSettings
 from .models.factor_model import FactorModel
 
@@ -66,12 +67,16 @@ def _choices(model, how, data):
     """Settings, data and their memory in bytes, in the order in which they are tried."""
     work = work_of(model, how, data)
     free = how.n_inducing == "auto" and work.n_inducing > 0
+    ways = [(rows, {"thrifty": thrifty}) for rows, thrifty in _CHEAP] if isinstance(how, FitSettings) else [(4096, {})]
+    if work.basis:
+        ways = [(_CHEAP[0][0], {"shards": replace(how.shards, kind=kind)}) for kind in KINDS]
     for m in _numbers(work.n_inducing) if free else (how.n_inducing,):
-        for rows, thrifty in _CHEAP if isinstance(how, FitSettings) else _CHEAP[:1]:
+        for rows, way in ways:
             n = how.n_inducing if m == work.n_inducing else m
-            own = replace(how, n_inducing=n, **({"thrifty": thrifty} if isinstance(how, FitSettings) else {}))
+            own = replace(how, n_inducing=n, **way)
             cut = replace(data, block_rows=min(rows, data.block_rows))
             yield own, cut, _MARGIN * sum(memory_of(work_of(model, own, cut)).values())
+
 
 
 # %% ../nbs/6_interface/696_budget.ipynb #4e2b7e51

@@ -9,8 +9,9 @@ __all__ = ['Care', 'keeper_of', 'run_with_care']
 import hashlib
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from .budget import bytes_of, within_memory, within_minutes
 from .core import ConfigError, NsfError, check_positive, explain, logger, settings
@@ -57,6 +58,8 @@ class Care:
         After which the fit ends with the best model so far. Default None: no limit.
     max_memory
         Of the process, bytes or text as "8GB"; what may be chosen is chosen so that it is kept. Default None: no limit.
+    executor
+        Where the spots are dealt out to (chapter 450). Default None: they stay here.
     """
 
     checkpoint: str | os.PathLike | None = "auto"
@@ -64,6 +67,7 @@ class Care:
     checkpoint_seconds: float = 60.0
     max_minutes: float | None = None
     max_memory: int | float | str | None = None
+    executor: Any = None
     __post_init__ = _check_care
 
 # %% ../nbs/6_interface/695_care.ipynb #91d24e2f
@@ -126,6 +130,10 @@ def run_with_care(
     FitResult
         Not converged if the fit was stopped.
     """
+    if care.executor is not None:
+        if not isinstance(how, FitSettings):
+            raise ConfigError(explain('inference="cavi" for an executor', "another engine", "fit without an executor"))
+        how = replace(how, shards=replace(how.shards, executor=care.executor))
     if care.max_memory is not None:
         how, data = within_memory(model, how, data, care.max_memory)
     if care.max_minutes is not None:

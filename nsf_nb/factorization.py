@@ -70,6 +70,7 @@ def _fit(
     self, adata: Any, layer: str | None = None, spatial_key: str = KEYS.spatial, size_factors: Any = "constant",
     mask_var: Any = None, begin: "Factorization | None" = None, *, checkpoint: Any = "auto", resume: bool = False,
     checkpoint_seconds: float = 60.0, max_minutes: float | None = None, max_memory: Any = None,
+    executor: Any = None,
 ) -> "Factorization":
     """Fit the model to an AnnData, which stays as it is.
 
@@ -92,13 +93,15 @@ def _fit(
     max_minutes, max_memory
         The former ends the fit, as Ctrl-C does, with the best model so far, `converged_` False; the latter, "8GB" or
         bytes of the process, chooses blocks, and inducing points if "auto". Default None each: no limit.
+    executor
+        Deals the spots out to other processes or machines. Default None: all spots stay in this process.
 
     Returns
     -------
     Factorization
         Itself. A DataError and others come before any work; a DivergenceError ends a fit and has what `check` finds.
     """
-    care = Care(checkpoint, resume, checkpoint_seconds, max_minutes, max_memory)
+    care = Care(checkpoint, resume, checkpoint_seconds, max_minutes, max_memory, executor)
     model, how = self.plan()
     data, rule = from_anndata(adata, layer, spatial_key, size_factors, mask_var)
     earlier = _before(begin, data), _left_off(self, data) if resume else None
@@ -267,6 +270,7 @@ def _spatial_importance(
         raise ConfigError(explain("a model with a posterior of this package", type(self).__name__, do))
     how = level, n_samples, n_permutations, fdr, random_state
     return spatial_importance(found, self.data_, names, *how)
+
 
 
 # %% ../nbs/6_interface/69_factorization.ipynb #326b795f

@@ -6,7 +6,7 @@
 __all__ = ['Work', 'work_of', 'memory_of', 'time_of', 'Costs', 'costs_of', 'look_at_memory', 'look_at_time']
 
 # %% ../../nbs/4_inference/49_costs.ipynb #89d8afa3
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,9 +17,13 @@ from .machine import Speed, in_bytes, machine_memory, measured_speed
 from .initialise import GUESSES, ROUND
 from .race import COARSE_POINTS, n_race_sweeps
 from .records import FitSettings
+from .sampled_start import RACE_SPOTS
+from .sharded_fit import LEARN_SPOTS, dealt_out
+from .stored_basis import BLOCK, basis_kind
 from .svi import SviSettings
 from ..models.factor_model import FactorModel
 from ..probability.inducing import n_inducing_points
+from ..probability.products import LARGE
 
 # %% ../../nbs/4_inference/49_costs.ipynb #bd765c1b
 _TYPICAL = {"cavi": 100, "real": 100, "svi": 350}
@@ -43,6 +47,8 @@ class Work:
         Starts; sweeps of the final run that are counted with, or epochs.
     n_samples, batch, block_rows, thrifty
         Draws and spots of a step of "svi", else 0; rows dense at a time; whether candidate kernels wait for no factor.
+    basis, share
+        How projections of a fit that is dealt out are kept, else empty; of the spots that a covariance looks at.
     """
 
     kind: str
@@ -60,6 +66,8 @@ class Work:
     batch: int = 0
     block_rows: int = 4096
     thrifty: bool = False
+    basis: str = ""
+    share: float = 1.0
 
 # %% ../../nbs/4_inference/49_costs.ipynb #87bfffad
 def work_of(model: FactorModel, how: FitSettings | SviSettings, data: SpatialCounts) -> Work:
@@ -83,6 +91,9 @@ def work_of(model: FactorModel, how: FitSettings | SviSettings, data: SpatialCou
     draws = (how.n_samples, how.batch_size or data.n_obs) if svi else ()
     sizes = data.n_obs, data.n_features, data.counts.nnz, model.n_factors, spatial, m, m == data.n_places
     more = {"block_rows": data.block_rows, "thrifty": getattr(how, "thrifty", False)}
+    if not svi and dealt_out(model, data, how):
+        kind_of = how.shards.kind if how.shards.kind != "auto" else basis_kind(data.n_obs, m, how.shards.budget)
+        more |= {"basis": kind_of, "share": how.shards.share_of(data.n_obs, m)}
     return Work(kind, *sizes, starts, min(most, _TYPICAL[kind]), how.learn_kernels and spatial > 0, *draws, **more)
 
 # %% ../../nbs/4_inference/49_costs.ipynb #452f2d76
@@ -92,7 +103,10 @@ _BASE, _ROWS = 1.1e8, 4096
 def _projections(work):
     """Bytes of the projections that are alive together, @eq-cost-projection, and of the making of one."""
     n, m = work.n_obs, work.n_inducing
-    one, making = 4 * m * n + 8 * m**2, 32 * m * (m if work.at_places else n)
+    if work.basis:
+        kept = {"float32": 4, "float16": 2}.get(work.basis, 0) * m * n + 8 * m**2
+        return (4 if work.learns else 1) * kept + 40 * m * min(n, BLOCK)
+    one, making = 4 * m * n + 8 * m**2, 32 * m**2 if work.at_places else 4 * m * n + 32 * m * min(n, _ROWS)
     if work.kind == "svi":
         return work.n_spatial * (2 * one if work.learns else one) + making
     return (1 if not work.learns else 3 if work.thrifty else 4) * one + making
@@ -144,9 +158,10 @@ def _ascend(work, m):
     return np.array([6.0 * n * m * l + 4.0 * l * m**2, 60.0 * n * work.n_factors])
 
 
-def _covariance(n, m):
+def _covariance(n, m, share=1.0):
     """Of one new covariance."""
-    return np.array([3.25 * n * m**2 + 1.7 * m**3, 6.0 * n * m + 6.0 * m**2])
+    products = 1.125 * (1 + share) if m >= LARGE else 1.25 + 2 * share
+    return np.array([products * n * m**2 + 1.7 * m**3, 6.0 * n * m + 6.0 * m**2])
 
 
 def _project(work, m):
@@ -157,7 +172,7 @@ def _project(work, m):
 
 def _judge(work):
     """Of one candidate for the kernel of one factor."""
-    n, m = work.n_obs, work.n_inducing
+    n, m = min(work.n_obs, LEARN_SPOTS) if work.basis else work.n_obs, work.n_inducing
     tile = m if m <= TILE else 0.75 * TILE
     return np.array([3.0 * n * tile**2 + 2.0 * m * tile**2, 6.0 * n * tile])
 
@@ -173,6 +188,8 @@ def _race(work):
     if not work.n_spatial:
         rounds = work.n_starts * ROUND * (1 + GUESSES / 4) / _NMF_ITERATIONS
         return rounds * _factorization(work) + n_race_sweeps(work.n_starts, spatial=False) * _pass(work)
+    if work.n_obs > 2 * RACE_SPOTS:  # a sample races
+        work = replace(work, n_obs=RACE_SPOTS)
     m, sweeps = min(COARSE_POINTS, work.n_inducing), n_race_sweeps(work.n_starts)
     renewed = work.n_spatial * (2 * work.n_starts + 2 * ((work.n_starts + 1) // 2)) * _covariance(work.n_obs, m)
     swept = sweeps * (_pass(work) + _ascend(work, m)) + renewed + _project(work, m)
@@ -182,14 +199,14 @@ def _race(work):
 def _ascent_phases(work):
     """Operations and entries of each phase of a deterministic fit."""
     n, m, l = work.n_obs, work.n_inducing, work.n_spatial
-    new, sweep = l * _covariance(n, m), _pass(work) + _ascend(work, m)
+    new, sweep, renewed = l * _covariance(n, m), _pass(work) + _ascend(work, m), l * _covariance(n, m, work.share)
     race = _race(work) if work.kind == "cavi" else 0
     learning = work.learns * (l * _CANDIDATES * _judge(work) + 0.5 * new + _project(work, m))
     refine = _project(work, m) + new + 5 * sweep
     return {
         "starts": race if work.kind == "cavi" else refine,
         "refine": refine * (work.kind == "cavi"),
-        "refresh": (1 + work.n_sweeps // 15) * new / 2,
+        "refresh": (1 + work.n_sweeps // 15) * renewed / 2,
         "sweeps": (work.n_sweeps + 40) * sweep if work.kind == "cavi" else 2 * work.n_sweeps * sweep,
         "kernels": (2 if work.kind == "cavi" else 3) * learning,
         "between": (work.kind == "cavi") * work.learns * (l * _CANDIDATES * _judge(work) + new + _project(work, m)),

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..core import ConfigError, check_choice, check_int, explain
 from ..data.counts import SpatialCounts
+from .machine import machine_memory
 
 # %% ../../nbs/4_inference/450_dealing.ipynb #b658de91
 _FEWEST, _PER_POINT = 1 / 8, 64
@@ -29,7 +30,7 @@ class Shards:
     spots
         Of one shard, at most. Default 65,536.
     kind
-        How projections are kept: "float32", "float16", "disk" or "none" (chapter 452). Default "auto": the first that fits.
+        Of the projections: "float32", "float16", "disk" or "none" (chapter 452). Default "auto": the first that fits.
     share
         Of the spots that a covariance looks at. Default None: @eq-share.
     memory
@@ -51,6 +52,11 @@ class Shards:
         check_choice("kind", self.kind, ("auto", "float32", "float16", "disk", "none"))
         if self.share is not None and not 0 < self.share <= 1:
             raise ConfigError(explain("a share of the spots above 0 and up to 1", f"{self.share}", "leave it out"))
+
+    @property
+    def budget(self) -> float:
+        """Bytes that projections may take."""
+        return machine_memory() / 2 if self.memory is None else self.memory
 
     def share_of(self, n_obs: int, n_inducing: int) -> float:
         """The share of the spots that a covariance looks at, @eq-share.

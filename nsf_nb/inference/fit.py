@@ -12,7 +12,7 @@ from functools import partial
 
 import numpy as np
 
-from ..core import ConfigError, explain, logger, streams
+from ..core import logger, streams
 from ..data.counts import SpatialCounts
 from ..data.scaling import CoordinateScaling
 from .axes import learner_of
@@ -28,7 +28,7 @@ from .recovery import Recovery, guarded
 from .stopping import Stop
 from .sampled_refinement import SampledAscent
 from .sampled_start import some_spots, spread_out
-from .sharded_fit import can_be_dealt_out, fit_over_shards
+from .sharded_fit import dealt_out, fit_over_shards
 from .stochastic import with_sampled
 from .real_valued import fit_real
 from ..models.factor_model import FactorModel
@@ -166,15 +166,6 @@ def _fit_amounts(model, data, scaling, how, diary):
     return finish(engine, how, scaling, diary, climb(engine, how, diary))
 
 # %% ../../nbs/4_inference/460_fit.ipynb #29395b6a
-def _dealt_out(model, data, how):
-    """Whether a fit is dealt out; a ConfigError if that was asked for and cannot be."""
-    able, asked = can_be_dealt_out(model, how), how.shards.executor is not None
-    if asked and not able:
-        expected = "spatial factors with counts, nonnegative, without ard=True and refine_samples, for an executor"
-        raise ConfigError(explain(expected, "another fit", "fit without an executor"))
-    return able and (asked or data.n_obs >= how.shards.least)
-
-# %% ../../nbs/4_inference/460_fit.ipynb #7cdc4f79
 def fit(
     model: FactorModel, data: SpatialCounts, how: FitSettings | None = None,
     watch: Callable[[object, dict], None] | None = None, stop: Stop | None = None, keeper: Keeper | None = None,
@@ -210,7 +201,7 @@ def fit(
     diary = Diary((n_race_sweeps(how.n_starts, model.spatial) if amounts else 0) + how.max_sweeps, watch, stop, keeper)
     try:
         with guarded():
-            if _dealt_out(model, data, how):
+            if dealt_out(model, data, how):
                 return fit_over_shards(model, data, scaling, how, (REFRESH_EVERY, LEARN_AT, SPARSIFY_UNTIL), diary)
             return (_fit_amounts if amounts else fit_real)(model, data, scaling, how, diary)
     finally:

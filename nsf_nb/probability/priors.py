@@ -61,6 +61,9 @@ def _marginals(posterior, basis, residual, factors):
     return np.stack(mean, axis=1), np.stack(variance, axis=1)
 
 # %% ../../nbs/2_probability/24_priors.ipynb #53c82a57
+_AT_ONCE = 65_536  # places whose projections are there together
+
+
 def _at(self, coords: Float[np.ndarray, "N D"]) -> tuple[Float[np.ndarray, "N L"], Float[np.ndarray, "N L"]]:
     """Marginal means and variances of the log factors at any places.
 
@@ -74,6 +77,9 @@ def _at(self, coords: Float[np.ndarray, "N D"]) -> tuple[Float[np.ndarray, "N L"
     tuple
         Means and variances, N×L each, float64 (Eq. @eq-marginals plus the trend).
     """
+    if len(coords) > _AT_ONCE:
+        parts = [self.at(coords[i : i + _AT_ONCE]) for i in range(0, len(coords), _AT_ONCE)]
+        return tuple(np.concatenate(own) for own in zip(*parts, strict=True))
     mean = trend_basis(coords).astype(np.float64) @ self.trend.T.astype(np.float64)
     variance, kernel, points = np.empty_like(mean), self.prior.kernel, self.inducing_points
     for length_scale in np.unique(self.length_scales):
