@@ -108,6 +108,19 @@ def keeper_of(care: Care, identity: dict[str, str]) -> Keeper | None:
     return keeper
 
 # %% ../nbs/6_interface/695_care.ipynb #4bc5717a
+def _limited(model, how, data, care):
+    """Settings and data for what was asked for."""
+    if care.executor is not None:
+        if not isinstance(how, FitSettings):
+            raise ConfigError(explain('inference="cavi" for an executor', "another engine", "fit without an executor"))
+        how = replace(how, shards=replace(how.shards, executor=care.executor))
+    if care.max_memory is not None:
+        how, data = within_memory(model, how, data, care.max_memory)
+    if care.max_minutes is not None:
+        how = within_minutes(model, how, data, care.max_minutes)
+    return how, data
+
+# %% ../nbs/6_interface/695_care.ipynb #516dd37b
 def run_with_care(
     model: FactorModel, data: SpatialCounts, how: FitSettings | SviSettings, care: Care,
     begin: FitResult | None = None, left_off: FitResult | None = None,
@@ -130,14 +143,7 @@ def run_with_care(
     FitResult
         Not converged if the fit was stopped.
     """
-    if care.executor is not None:
-        if not isinstance(how, FitSettings):
-            raise ConfigError(explain('inference="cavi" for an executor', "another engine", "fit without an executor"))
-        how = replace(how, shards=replace(how.shards, executor=care.executor))
-    if care.max_memory is not None:
-        how, data = within_memory(model, how, data, care.max_memory)
-    if care.max_minutes is not None:
-        how = within_minutes(model, how, data, care.max_minutes)
+    how, data = _limited(model, how, data, care)
     keeper, finished = keeper_of(care, identity_of(model, how, data, begin)), False
     if begin is None and (keeper is None or not keeper.found):
         begin = left_off

@@ -69,8 +69,7 @@ def _left_off(self: "Factorization", data: SpatialCounts) -> FitResult | None:
 def _fit(
     self, adata: Any, layer: str | None = None, spatial_key: str = KEYS.spatial, size_factors: Any = "constant",
     mask_var: Any = None, begin: "Factorization | None" = None, *, checkpoint: Any = "auto", resume: bool = False,
-    checkpoint_seconds: float = 60.0, max_minutes: float | None = None, max_memory: Any = None,
-    executor: Any = None,
+    checkpoint_seconds: float = 60.0, max_minutes: float | None = None, max_memory: Any = None, executor: Any = None,
 ) -> "Factorization":
     """Fit the model to an AnnData, which stays as it is.
 
@@ -90,11 +89,10 @@ def _fit(
         Folder for what a killed fit needs to go on; "auto" (default) for one in the cache, gone when the fit ends; None
         for none. Seconds between two writings, at least, default 60. Whether to go on where a killed or stopped fit of
         this model to these data left off, default False.
-    max_minutes, max_memory
+    max_minutes, max_memory, executor
         The former ends the fit, as Ctrl-C does, with the best model so far, `converged_` False; the latter, "8GB" or
-        bytes of the process, chooses blocks, and inducing points if "auto". Default None each: no limit.
-    executor
-        Deals the spots out to other processes or machines. Default None: all spots stay in this process.
+        bytes of the process, chooses blocks, and inducing points if "auto"; the last deals the spots out to other processes
+        (chapter 456). Default None each: no limit, all here.
 
     Returns
     -------
@@ -270,8 +268,6 @@ def _spatial_importance(
         raise ConfigError(explain("a model with a posterior of this package", type(self).__name__, do))
     how = level, n_samples, n_permutations, fdr, random_state
     return spatial_importance(found, self.data_, names, *how)
-
-
 
 # %% ../nbs/6_interface/69_factorization.ipynb #326b795f
 _LEARNED = (

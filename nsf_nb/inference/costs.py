@@ -28,7 +28,7 @@ from ..probability.products import LARGE
 # %% ../../nbs/4_inference/49_costs.ipynb #bd765c1b
 _TYPICAL = {"cavi": 100, "real": 100, "svi": 350}
 
-
+# %% ../../nbs/4_inference/49_costs.ipynb #26796ec3
 @dataclass(frozen=True)
 class Work:
     """The sizes of a fit.
@@ -144,22 +144,19 @@ def memory_of(work: Work) -> dict[str, float]:
     return {name: float(value) for name, value in found.items()}
 
 # %% ../../nbs/4_inference/49_costs.ipynb #c55ee27f
-_NMF_ITERATIONS, _CANDIDATES = 30, 5
+_NMF_ITERATIONS, _CANDIDATES = 30, 5  # below: operations and entries of a pass, a step of the means, a covariance, …
 
 
 def _pass(work):
-    """Operations and entries of one pass over the data."""
     return np.array([6.0 * work.n_obs * work.n_features * work.n_factors, 16.0 * work.n_obs * work.n_features])
 
 
 def _ascend(work, m):
-    """Of one step of the means of all factors on m inducing points."""
     n, l = work.n_obs, work.n_spatial
     return np.array([6.0 * n * m * l + 4.0 * l * m**2, 60.0 * n * work.n_factors])
 
 
 def _covariance(n, m, share=1.0):
-    """Of one new covariance."""
     products = 1.125 * (1 + share) if m >= LARGE else 1.25 + 2 * share
     return np.array([products * n * m**2 + 1.7 * m**3, 6.0 * n * m + 6.0 * m**2])
 
@@ -171,7 +168,6 @@ def _project(work, m):
 
 
 def _judge(work):
-    """Of one candidate for the kernel of one factor."""
     n, m = min(work.n_obs, LEARN_SPOTS) if work.basis else work.n_obs, work.n_inducing
     tile = m if m <= TILE else 0.75 * TILE
     return np.array([3.0 * n * tile**2 + 2.0 * m * tile**2, 6.0 * n * tile])
@@ -306,7 +302,6 @@ def _span(seconds):
 
 
 def _largest(parts, text):
-    """The two largest parts, in words."""
     top = sorted(parts, key=lambda name: -parts[name])[:2]
     return ", ".join(f"{name} {text(parts[name])}" for name in top)
 

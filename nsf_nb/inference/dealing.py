@@ -19,6 +19,16 @@ from .machine import machine_memory
 _FEWEST, _PER_POINT = 1 / 8, 64
 
 
+def _budget(self) -> float:
+    """Bytes that projections may take."""
+    return machine_memory() / 2 if self.memory is None else self.memory
+
+
+def _share_of(self, n_obs: int, n_inducing: int) -> float:
+    """The share of the spots that a covariance looks at, @eq-share; up to 1."""
+    return min(1.0, max(_FEWEST, _PER_POINT * n_inducing / n_obs)) if self.share is None else self.share
+
+# %% ../../nbs/4_inference/450_dealing.ipynb #391db5a5
 @dataclass(frozen=True)
 class Shards:
     """How spots are dealt out.
@@ -53,25 +63,7 @@ class Shards:
         if self.share is not None and not 0 < self.share <= 1:
             raise ConfigError(explain("a share of the spots above 0 and up to 1", f"{self.share}", "leave it out"))
 
-    @property
-    def budget(self) -> float:
-        """Bytes that projections may take."""
-        return machine_memory() / 2 if self.memory is None else self.memory
-
-    def share_of(self, n_obs: int, n_inducing: int) -> float:
-        """The share of the spots that a covariance looks at, @eq-share.
-
-        Parameters
-        ----------
-        n_obs, n_inducing
-            N and M.
-
-        Returns
-        -------
-        float
-            Up to 1.
-        """
-        return min(1.0, max(_FEWEST, _PER_POINT * n_inducing / n_obs)) if self.share is None else self.share
+    budget, share_of = property(_budget), _share_of
 
 # %% ../../nbs/4_inference/450_dealing.ipynb #bdaa198f
 class Lost(RuntimeError):
@@ -103,7 +95,7 @@ def part_of(data: SpatialCounts, at: slice) -> SpatialCounts:
     rows = {name: getattr(data, name)[at] for name in ("coords", "size_factors", "obs_names")}
     return replace(data, counts=counts, **rows)
 
-
+# %% ../../nbs/4_inference/450_dealing.ipynb #8de66f6e
 def cuts(n_obs: int, most: int) -> list[slice]:
     """Even cuts of the rows.
 

@@ -186,12 +186,7 @@ def fit(
     Returns
     -------
     FitResult
-        State, history and timings.
-
-    Raises
-    ------
-    DivergenceError
-        If the bound is not finite.
+        State, history and timings; a DivergenceError if the bound is not finite.
     """
     how = FitSettings() if how is None else how
     how = replace(how, seed=fixed_seed(how.seed, keeper))

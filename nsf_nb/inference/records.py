@@ -54,16 +54,13 @@ class FitSettings:
         Number of inducing points or "auto" (default).
     n_starts, max_sweeps
         NMF starts that are tried, default 4; sweeps of the final run, default 300.
-    convergence
-        When to stop earlier.
-    learn_kernels
-        Whether length scales and amplitudes move. Default True.
+    convergence, learn_kernels
+        When to stop earlier; whether length scales and amplitudes move, default True.
     refine_samples
         Draws of a refinement after convergence (chapter 413), an even number. Default 0: none.
-    thrifty
-        Whether candidates for a kernel are forgotten factor by factor, which saves memory. Default False.
-    shards
-        How the spots of a large tissue are dealt out (chapter 450).
+    thrifty, shards
+        Whether candidates for a kernel are forgotten factor by factor, which saves memory, default False; how the spots
+        of a large tissue are dealt out (chapter 450).
     merge
         Whether factors without space that say the same become one (chapter 414). Default True.
     seed

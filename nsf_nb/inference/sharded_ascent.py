@@ -55,7 +55,7 @@ class Here:
         """Forget the shards."""
         self.shards = []
 
-
+# %% ../../nbs/4_inference/454_sharded_ascent.ipynb #6a58c81b
 def _sums(answers: list[dict[str, Any]]) -> dict[str, Any]:
     """Totals by name; of the largest changes the largest, and None where nobody has a value."""
     joined = {name: [one[name] for one in answers] for name in answers[0]}
@@ -273,7 +273,7 @@ def _memory(self) -> dict[str, Any]:
     own |= {name: getattr(self, name).copy() for name in _CHANGED}
     return own | {"scale": list(self.scale), "refreshes": self.refreshes, "shards": self.shards.ask("memory")}
 
-
+# %% ../../nbs/4_inference/454_sharded_ascent.ipynb #43815d59
 def _recall(self, kept: dict[str, Any]) -> None:
     """Back to a state that it was in, without momentum."""
     for name in ("loadings", "dispersion", "trend", "centre", "refreshes"):

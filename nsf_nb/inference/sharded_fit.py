@@ -55,7 +55,7 @@ def dealt_out(model: FactorModel, data: SpatialCounts, how: FitSettings) -> bool
         raise ConfigError(explain(expected, "another fit", "fit without an executor"))
     return able and (asked or data.n_obs >= how.shards.least)
 
-
+# %% ../../nbs/4_inference/455_sharded_fit.ipynb #041785f1
 def deal(model: FactorModel, data: SpatialCounts, points: np.ndarray, settings: Shards) -> ShardedAscent:
     """An engine over shards, before its beginning.
 
@@ -84,8 +84,21 @@ def deal(model: FactorModel, data: SpatialCounts, points: np.ndarray, settings: 
 
 # %% ../../nbs/4_inference/455_sharded_fit.ipynb #2a5fa35d
 LEARN_SPOTS, _LEARN_PER_POINT = 20_000, 12
+_SEEN = {"log_factors": "m", "variance": "v", "pseudo_counts": "c", "exposure": "exposure"}
 
 
+def _look(self) -> None:
+    """Take the present state of the sample from the shards."""
+    answers = self.engine.shards.ask("sample", each=self.rows)
+    for name, key in _SEEN.items():
+        setattr(self, name, np.concatenate([one[key] for one in answers]))
+
+
+def _change_kernel(self, factor: int, length_scale: float, amplitude: float, sites: Sites) -> bool:
+    """Move a factor of the engine; False, and all as before, if the bound would fall."""
+    return self.engine.change_kernel(factor, length_scale, amplitude)
+
+# %% ../../nbs/4_inference/455_sharded_fit.ipynb #f5ad49ac
 class SampledFactors:
     """Spatial factors of an engine over shards, at a sample of the spots.
 
@@ -113,17 +126,7 @@ class SampledFactors:
     length_scales = property(lambda self: self.engine.length_scales)
     amplitudes = property(lambda self: self.engine.amplitudes)
     trend = property(lambda self: self.engine.trend)
-
-    def look(self) -> None:
-        """Take the present state of the sample from the shards."""
-        answers = self.engine.shards.ask("sample", each=self.rows)
-        names = {"log_factors": "m", "variance": "v", "pseudo_counts": "c", "exposure": "exposure"}
-        for name, key in names.items():
-            setattr(self, name, np.concatenate([one[key] for one in answers]))
-
-    def change_kernel(self, factor: int, length_scale: float, amplitude: float, sites: Sites) -> bool:
-        """Move a factor of the engine; False, and all as before, if the bound would fall."""
-        return self.engine.change_kernel(factor, length_scale, amplitude)
+    look, change_kernel = _look, _change_kernel
 
 # %% ../../nbs/4_inference/455_sharded_fit.ipynb #8fabab22
 def _learn(engine, learner):
@@ -153,11 +156,22 @@ def _memory(engine, learner, bounds):
 
 
 def _recall(engine, learner, kept):
+    """Shards again, at a state that is remembered; the bounds so far."""
+    engine.shards.restore()
     engine.recall(kept["engine"])
     if learner is not None:
         put_learner_back(learner, kept["learners"][0])
+    return kept["bounds"]
 
 # %% ../../nbs/4_inference/455_sharded_fit.ipynb #593198a1
+def _left_off(learner, diary):
+    """Bounds of the sweeps before a checkpoint, whose engine is back already; puts the learner back."""
+    kept = diary.found("final") or {"bounds": [], "learners": []}
+    if learner is not None and kept.get("learners"):
+        diary.restored(partial(put_learner_back, learner, kept["learners"][0]))
+    return list(kept["bounds"])
+
+# %% ../../nbs/4_inference/455_sharded_fit.ipynb #7a2f4125
 def climb_over_shards(
     engine: ShardedAscent, learner: KernelLearner | None, how: FitSettings, rules: tuple[Any, ...], diary: Diary,
 ) -> bool:
@@ -179,10 +193,7 @@ def climb_over_shards(
     bool
         Whether it converged.
     """
-    kept = diary.found("final")
-    bounds = [] if kept is None else list(kept["bounds"])
-    if kept is not None and learner is not None and kept.get("learners"):
-        diary.restored(partial(put_learner_back, learner, kept["learners"][0]))
+    bounds = _left_off(learner, diary)
     diary.keep("final", lambda: _memory(engine, learner, bounds))
     remembered, last = None, rules[1][-1] if learner is not None else 0
     while True:
@@ -197,9 +208,7 @@ def climb_over_shards(
             elbo, event = _iteration(engine, learner, rules, i, diary)
         except Lost as lost:
             logger.warning("sweep %d: %s; back to sweep %d", i, lost, len(remembered["bounds"]))
-            engine.shards.restore()
-            _recall(engine, learner, remembered)
-            bounds[:] = remembered["bounds"]
+            bounds[:] = _recall(engine, learner, remembered)
             continue
         bounds.append(elbo.total)
         diary.sweep("final", elbo, event, engine, engine.jitter)
