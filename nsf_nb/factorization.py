@@ -90,9 +90,8 @@ def _fit(
         for none. Seconds between two writings, at least, default 60. Whether to go on where a killed or stopped fit of
         this model to these data left off, default False.
     max_minutes, max_memory, executor
-        The former ends the fit, as Ctrl-C does, with the best model so far, `converged_` False; the latter, "8GB" or
-        bytes of the process, chooses blocks, and inducing points if "auto"; the last deals the spots out to other processes
-        (chapter 456). Default None each: no limit, all here.
+        The first ends the fit, as Ctrl-C does, with the best model so far, `converged_` False; the second, "8GB" or
+        bytes, chooses blocks, and inducing points if "auto"; the last deals spots out. Default None each: no limit, here.
 
     Returns
     -------

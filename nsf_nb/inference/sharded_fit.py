@@ -183,10 +183,8 @@ def climb_over_shards(
         Begun.
     learner
         Of its kernels. None: they stand still.
-    how, rules
-        Settings; how often covariances are renewed, when kernels move, until when zeros are made.
-    diary
-        Writes down the sweeps; has a checkpoint, perhaps.
+    how, rules, diary
+        Settings; how often covariances are renewed, when kernels move, until when zeros are made; of the run.
 
     Returns
     -------

@@ -168,8 +168,6 @@ def _worth(self, l, m, v, offset, residual_kl, psi):
 
 @dataclass
 class _Trial:
-    """A covariance that may be kept."""
-
     l: int
     length_scale: float
     amplitude: float
@@ -298,8 +296,8 @@ def _sample(self, rows: np.ndarray) -> dict[str, np.ndarray]:
 
 # %% ../../nbs/4_inference/453_shards.ipynb #03be73bf
 def _basis(self, length_scale):
-    given = self.model.groups[0].prior.kernel, self.points, self.data.coords, length_scale
-    return StoredBasis(*given, self.kind, self.jitter)
+    kernel, coords = self.model.groups[0].prior.kernel, self.data.coords
+    return StoredBasis(kernel, self.points, coords, length_scale, self.kind, self.jitter)
 
 
 def _rate(self) -> Float[np.ndarray, "N T"]:

@@ -296,7 +296,7 @@ def explained_variance(basis: Float[tf.Tensor, "M N"], scale: Float[tf.Tensor, "
     """
     return tf.constant(squared_lengths(scale, basis)) if by_bands(basis.shape[0]) else _explained(basis, scale)
 
-
+# %% ../../nbs/2_probability/23_sparse_gp.ipynb #ea37ccef
 def kl_covariance(scale: Float[tf.Tensor, "M M"], half_log_det: Float[tf.Tensor, ""]) -> float:
     """The part of Eq. @eq-kl that does not depend on the mean.
 
