@@ -234,7 +234,8 @@ def _checked(
     n_obs, n_features = matrix.shape
     coords = _fits(coords, (n_obs, coords.shape[1]), slots[1])
     sums = sums_of(matrix)
-    sizes = size_factors(sums.spots) if callable(size_factors) else np.ones(n_obs) if size_factors is None else size_factors
+    sizes = np.ones(n_obs) if size_factors is None else size_factors
+    sizes = sizes(sums.spots) if callable(sizes) else sizes
     sizes = _fits(_as_floats(sizes, slots[2]), (n_obs,), slots[2])
     _check_size_factors(sizes, sums.spots, slots[2])
     silent = int((sums.seen == 0).sum())

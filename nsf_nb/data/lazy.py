@@ -82,7 +82,7 @@ def read_lazy(path: str | os.PathLike) -> "anndata.AnnData":  # noqa: F821
         root = _open(path)
         tables = {name: read_elem(root[name]) for name in _READ if name in root} if {"obs", "var"} <= {*root} else None
         if tables:
-            layers = root["layers"] if "layers" in root else {}
+            layers = root.get("layers", {})
             tables["layers"] = {name: _matrix(layers[name]) for name in [*layers]}
             adata = anndata.AnnData(_matrix(root["X"]) if "X" in root else None, **tables)
     except ConfigError:

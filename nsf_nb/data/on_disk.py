@@ -229,8 +229,8 @@ def mapped(matrix: Any, slot: str = "counts", hint: str = "", folder: str | os.P
     Returns
     -------
     scipy.sparse.csr_matrix
-        N×J float32, read-only. A DataError as from counts in memory, or for a damaged file; a ConfigError if there is no
-        room, or no folder that can be written.
+        N×J float32, read-only. A DataError as from counts in memory, or for a damaged file; a ConfigError if there is
+        no room, or no folder that can be written.
     """
     stored = replace(part_of(matrix), slot=slot)
     write = _write_columns if stored.kind == "csc" else _write_rows

@@ -35,7 +35,8 @@ def kind_of(matrix: Any) -> str | None:
         return matrix.kind
     if hasattr(matrix, "group") and getattr(matrix, "format", None) in ("csr", "csc"):
         return matrix.format
-    return "dense" if type(matrix).__module__.partition(".")[0] in ("h5py", "zarr") and hasattr(matrix, "ndim") else None
+    ours = type(matrix).__module__.partition(".")[0] in ("h5py", "zarr") and hasattr(matrix, "ndim")
+    return "dense" if ours else None
 
 
 def is_stored(matrix: Any) -> bool:
