@@ -20,7 +20,6 @@ the mean of the 5 nearest training spots and of each gene's mean.
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import threading
@@ -99,11 +98,11 @@ def simulate(path, n: int = 1_000_000, n_features: int = 500, n_factors: int = 1
         return {"spots": n, "genes": n_features, "counts above zero": int(file["X/data"].shape[0])}
 
 
-def own_memory() -> int:
-    """Bytes of the process that are no pages of files; 0 where the system does not say."""
+def memory(kind: str) -> int:
+    """Bytes of the process: RssAnon (no pages of files), VmRSS, or VmHWM (at most so far); 0 if nobody knows."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
-        return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("RssAnon:"))
+        return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith(f"{kind}:"))
     except OSError:
         return 0
 
@@ -112,12 +111,12 @@ class Watch:
     """Seconds by phase, and the largest memory of the process's own, looked at twenty times a second."""
 
     def __init__(self):
-        self.seconds, self.own, self.before = {}, 0, own_memory()
+        self.seconds, self.own, self.before = {}, 0, memory("VmRSS")
         threading.Thread(target=self._look, daemon=True).start()
 
     def _look(self):
         while True:
-            self.own = max(self.own, own_memory())
+            self.own = max(self.own, memory("RssAnon"))
             time.sleep(0.05)
 
     def phase(self, name, function):
@@ -127,8 +126,7 @@ class Watch:
         return found
 
     def report(self):
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # kilobytes on Linux
-        sizes = {"peak MB": peak, "own MB": self.own, "import MB": self.before}
+        sizes = {"peak MB": memory("VmHWM"), "own MB": self.own, "import MB": self.before}
         return {"seconds": self.seconds} | {name: round(size / 1e6) for name, size in sizes.items()}
 
 

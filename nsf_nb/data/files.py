@@ -167,7 +167,7 @@ def _copy_pieces(group: Any, name: str, source: Any) -> Any:
         new[start : start + step] = source[start : start + step]
     return new
 
-
+# %% ../../nbs/1_data/15_files.ipynb #1248cc46
 def _add_stored(path: Path, stored: dict[str, Any]) -> None:
     """Copy matrices that are on disk, as they are, without reading them as a whole."""
     import h5py

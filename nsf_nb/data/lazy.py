@@ -56,7 +56,7 @@ def _matrix(item: Any) -> Any:
         return sparse_dataset(item)
     return item if kind == "array" and hasattr(item, "ndim") else read_elem(item)
 
-
+# %% ../../nbs/1_data/151_lazy.ipynb #6b0ad3f4
 def read_lazy(path: str | os.PathLike) -> "anndata.AnnData":  # noqa: F821
     """Read an h5ad file or a zarr store of AnnData and leave X and the layers on disk.
 
@@ -92,7 +92,7 @@ def read_lazy(path: str | os.PathLike) -> "anndata.AnnData":  # noqa: F821
         raise DataError(explain(expected, f"something that cannot be read ({found})", again)) from err
     if not tables:
         raise DataError(explain(expected, "something without the tables obs and var", "pass an AnnData file"))
-    if "raw" in root:
+    if hasattr(root.get("raw"), "keys"):
         logger.info("raw of '%s' is not read.", path)
     check_size(adata)
     return adata

@@ -117,9 +117,13 @@ class _Column:
         self.file.write(np.ascontiguousarray(values, dtype=self.kind))
         self.length += len(values)
 
-    def close(self) -> None:
-        self._header()
-        self.file.close()
+    def __enter__(self) -> "_Column":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        with self.file:
+            if error[0] is None:
+                self._header()
 
 # %% ../../nbs/1_data/103_on_disk.ipynb #2432712a
 _BYTES = 8  # of an entry: float32 and int32
@@ -130,17 +134,16 @@ _LONG = 2**31  # entries from which on indices have eight bytes, as scipy wants 
 def _write_rows(stored: Any, scratch: _Scratch) -> tuple[np.ndarray, dict[str, Offence]]:
     """Write rows as they come; entries before each row, and offences."""
     n_obs, offences, lengths = stored.shape[0], {}, []
-    values, indices = (_Column(scratch.folder / f"{name}.npy", kind) for name, kind in _FILES.items())
-    for start, block in stored.pieces():
-        offences = together(offences, offences_of(block, start))
-        lengths.append(np.diff(block.indptr))
-        if not offences:
-            written = values.length + block.nnz
-            _check_room(scratch.folder, int(written / (start + block.shape[0]) * n_obs - values.length) * _BYTES)
-            values.append(block.data)
-            indices.append(block.indices)
-    values.close()
-    indices.close()
+    files = [_Column(scratch.folder / f"{name}.npy", kind) for name, kind in _FILES.items()]
+    with files[0] as values, files[1] as indices:
+        for start, block in stored.pieces():
+            offences = together(offences, offences_of(block, start))
+            lengths.append(np.diff(block.indptr))
+            if not offences:
+                written = values.length + block.nnz
+                _check_room(scratch.folder, int(written / (start + block.shape[0]) * n_obs - values.length) * _BYTES)
+                values.append(block.data)
+                indices.append(block.indices)
     return np.r_[0, np.cumsum(np.concatenate(lengths), dtype=np.int64)], offences
 
 # %% ../../nbs/1_data/103_on_disk.ipynb #eaed69c1
@@ -174,10 +177,10 @@ def _write_columns(stored: Stored, scratch: _Scratch) -> tuple[np.ndarray, dict[
 # %% ../../nbs/1_data/103_on_disk.ipynb #def10f7b
 def _lengthen(path: Path) -> None:
     """Write the indices of a very large matrix again, with eight bytes each."""
-    old, new = np.load(path, mmap_mode="r", allow_pickle=False), _Column(path.with_name("long.npy"), "<i8")
-    for start in range(0, len(old), BLOCK):
-        new.append(old[start : start + BLOCK])
-    new.close()
+    old = np.load(path, mmap_mode="r", allow_pickle=False)
+    with _Column(path.with_name("long.npy"), "<i8") as new:
+        for start in range(0, len(old), BLOCK):
+            new.append(old[start : start + BLOCK])
     os.replace(new.path, path)
 
 
@@ -213,7 +216,7 @@ def _written(write: Callable, stored: Any, slot: str, hint: str, folder: Any) ->
     logger.info(text, slot, *size[:4], scratch.folder, size[4])
     return found
 
-
+# %% ../../nbs/1_data/103_on_disk.ipynb #03313290
 def mapped(matrix: Any, slot: str = "counts", hint: str = "", folder: str | os.PathLike | None = None) -> sp.csr_matrix:
     """Check counts on disk and map them into memory, in canonical form.
 
@@ -237,7 +240,7 @@ def mapped(matrix: Any, slot: str = "counts", hint: str = "", folder: str | os.P
     stored.ends  # noqa: B018 (a damaged file is an error before anything is written)
     return _written(write, stored, slot, hint, folder)
 
-# %% ../../nbs/1_data/103_on_disk.ipynb #03313290
+# %% ../../nbs/1_data/103_on_disk.ipynb #bf26e723
 def is_mapped(matrix: sp.csr_matrix) -> bool:
     """Whether the entries of a csr lie on disk.
 
@@ -256,7 +259,7 @@ def is_mapped(matrix: sp.csr_matrix) -> bool:
         array = array.base
     return any(array is one for one in MAPS)
 
-
+# %% ../../nbs/1_data/103_on_disk.ipynb #82509562
 def mapped_rows(matrix: sp.csr_matrix, rows: np.ndarray, folder: str | os.PathLike | None = None) -> sp.csr_matrix:
     """Some rows of a csr; on disk if the csr is and they have more than a block of entries.
 

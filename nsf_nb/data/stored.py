@@ -123,7 +123,7 @@ def _pieces(self) -> Iterator[tuple[int, sp.csr_matrix]]:
     for start, stop in cuts(np.r_[0, np.cumsum(lengths)], self.block):
         yield start, canonical(_vectors(self, wanted[start:stop]))
 
-
+# %% ../../nbs/1_data/102_stored.ipynb #5e888990
 @dataclass(frozen=True, eq=False)
 class Stored:
     """Some rows and columns of a matrix on disk.
@@ -154,7 +154,7 @@ class Stored:
         wanted = zip((self.rows, self.columns), self.source.shape, strict=False)
         return tuple(n if numbers is None else len(numbers) for numbers, n in wanted)
 
-
+# %% ../../nbs/1_data/102_stored.ipynb #2fef6c61
 def part_of(matrix: Any, rows: Any = None, columns: Any = None) -> Stored:
     """A part of what is stored.
 

@@ -21,7 +21,7 @@ from ..core import DataError, explain
 
 # %% ../../nbs/1_data/101_values.ipynb #c9859b44
 LARGEST = 2**24  # float32 holds all whole numbers up to here
-BLOCK = 2**22  # entries that are handled at the same time
+BLOCK, _SUMMED = 2**22, 2**18  # entries that are read, and converted, at the same time
 
 
 def numbers_of(block: Any, slot: str) -> Any:
@@ -63,7 +63,7 @@ def canonical(matrix: Any) -> sp.csr_matrix:
         own.eliminate_zeros()
     return own
 
-
+# %% ../../nbs/1_data/101_values.ipynb #5ed0ac75
 def frozen(array: np.ndarray) -> np.ndarray:
     """A read-only view.
 
@@ -151,7 +151,7 @@ def offences_of(matrix: sp.csr_matrix, top: int = 0, left: int = 0) -> dict[str,
                 found[kind] = Offence(int(bad.sum()), top + row, left + column, value)
     return found
 
-
+# %% ../../nbs/1_data/101_values.ipynb #883d1676
 def together(one: dict[str, Offence], other: dict[str, Offence]) -> dict[str, Offence]:
     """Offences of two pieces.
 
@@ -231,7 +231,7 @@ def give_back(matrix: sp.csr_matrix) -> None:
             array.madvise(_UNUSED)
 
 
-def row_blocks(counts: sp.csr_matrix, most: int = BLOCK) -> Iterator[tuple[slice, sp.csr_matrix]]:
+def row_blocks(counts: sp.csr_matrix, most: int = _SUMMED) -> Iterator[tuple[slice, sp.csr_matrix]]:
     """Blocks of rows with their counts, in order (@eq-values-cut).
 
     Parameters
@@ -239,7 +239,7 @@ def row_blocks(counts: sp.csr_matrix, most: int = BLOCK) -> Iterator[tuple[slice
     counts
         N×J.
     most
-        Entries of a block. Default 2²².
+        Entries of a block. Default 2¹⁸.
 
     Yields
     ------
