@@ -20,9 +20,9 @@ from . import _BOOK, __version__
 from .check_command import add_check
 from .compare_command import add_compare
 from nsf_nb.command import (
-    Blocks, Checkpoint, Data, Factors, Force, Held, Inducing, Inference, Kernel, Key, LayerName, Likelihood, Memory,
-    Minutes, Model, Output, Quiet, Report, Resume, SaveModel, Seed, SizeFactors, Spatial, SpatialKey, Starts, Sweeps,
-    import_tensorflow, layer_of, say, set_verbosity,
+    Backed, Blocks, Checkpoint, Factors, Force, Held, Inducing, Inference, Kernel, Key, LayerName, Likelihood, Memory,
+    Minutes, Model, Output, Quiet, Report, Resume, SaveModel, Seed, SizeFactors, Spatial, SpatialKey, Starts, Stored,
+    Sweeps, import_tensorflow, layer_of, say, set_verbosity,
 )
 from .core import ConfigError, NsfError, check_fraction, check_writable, explain
 from .datasets_command import add_datasets
@@ -211,15 +211,15 @@ def _table(scores: Any) -> str:
 # %% ../nbs/7_experiments/73_cli.ipynb #c56f155b
 @app.command("fit")
 def _fit(
-    data: Data, n_factors: Factors, output: Output, model: Model = "nsf", n_spatial: Spatial = None,
+    data: Stored, n_factors: Factors, output: Output, model: Model = "nsf", n_spatial: Spatial = None,
     likelihood: Likelihood = None, kernel: Kernel = None, inference: Inference = None, n_inducing: Inducing = None,
     n_starts: Starts = None, max_iter: Sweeps = None, report: Report = None, layer: LayerName = None,
     spatial_key: SpatialKey = "spatial", size_factors: SizeFactors = "constant", val_fraction: Held = 0.05,
     blocks: Blocks = False, key_added: Key = "nsf", save_model: SaveModel = None, checkpoint: Checkpoint = "auto",
     resume: Resume = False, max_minutes: Minutes = None, max_memory: Memory = None, seed: Seed = 0,
-    force: Force = False, quiet: Quiet = False,
+    backed: Backed = False, force: Force = False, quiet: Quiet = False,
 ) -> None:
-    """Fit a model to the counts of an h5ad file, score it on held-out spots, and write the results.
+    """Fit a model to the counts of an h5ad file or a zarr store, score it on held-out spots, and write the results.
 
     The results are the input with obsm X_nsf and X_nsf_std (factors, their standard deviations), varm nsf (loadings),
     uns nsf (settings, bound), and obs nsf_held_out. The factors of held-out spots are predicted from their places.
@@ -232,9 +232,10 @@ def _fit(
     _check_outputs(output, report, force, save_model)
     care = _care(estimator, checkpoint, resume, max_minutes, max_memory)
     from nsf_nb.data.anndata import KEYS, read_h5ad
+    from nsf_nb.data.lazy import is_zarr, read_lazy
 
     KEYS.named(key_added)
-    adata = read_h5ad(data)
+    adata = read_lazy(data) if backed or is_zarr(data) else read_h5ad(data)
     how = {"layer": layer_of(adata, layer), "spatial_key": spatial_key, "size_factors": size_factors}
     how |= {"val_fraction": val_fraction, "blocks": "spatial" if blocks else None, "key_added": key_added}
     how["care"] = care

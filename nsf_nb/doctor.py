@@ -11,11 +11,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 
 from .core import ConfigError, DataError, DivergenceError, NsfError, explain, logger
 from .data.anndata import KEYS, _columns, _matrix, _rule, coords_of, from_anndata, genes_of
 from .data.counts import SpatialCounts, to_csr
 from .data.files import check_size
+from .data.stored import is_stored, part_of
+from .data.values import BLOCK
 from nsf_nb.data.findings import (
     Finding, look_at_counts, look_at_places, look_at_size_factors, look_at_values, sums_of,
 )
@@ -67,8 +70,12 @@ def _hushed() -> Iterator[None]:
 
 # %% ../nbs/6_interface/643_doctor.ipynb #8b1b55ae
 def _numbers(values: Any) -> Any:
-    """Values as sparse or dense numbers, or None if they are none."""
-    values = values.to_memory() if hasattr(values, "to_memory") else values
+    """Values as sparse or dense numbers, of what is on disk those of the first rows; or None if they are none."""
+    if is_stored(values):
+        part = part_of(values, slice(0, max(1, BLOCK // values.shape[1])))
+        pieces = [piece for _, piece in part.pieces()]
+        values = sp.vstack(pieces, format="csr")
+        values = values.T if part.kind == "csc" else values
     values = values if hasattr(values, "indptr") else np.asarray(values[:])
     return values if values.dtype.kind in "biuf" else None
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .core import DataError, check_fraction, explain, logger
-from .data.anndata import KEYS, from_anndata, write_results
+from .data.anndata import KEYS, _stored, from_anndata, write_results
 from .data.counts import SpatialCounts
 from .data.preprocess import split
 from .data.scaling import Normalization
@@ -39,14 +39,18 @@ def held_out_key(key_added: str = "nsf") -> str:
 
 def _parts(adata: Any, where: dict[str, Any], fraction: float, blocks: str | None, seed: Any) -> tuple[Any, Any, Any]:
     """Training spots, held-out spots (None if there are none), and the mask of the latter."""
+    import anndata
+    import pandas as pd
+
     from_anndata(adata, **where, spread=False)
     if not fraction:
         return adata, None, np.zeros(adata.n_obs, dtype=bool)
-    numbered = adata.copy()
-    numbered.obs_names = np.arange(adata.n_obs).astype(str)
-    val = split(numbered, fraction, seed, blocks=blocks, spatial_key=where["spatial_key"])[1]
-    held = numbered.obs_names.isin(val.obs_names)
-    return adata[~held].copy(), adata[held].copy(), held
+    numbered = pd.DataFrame(index=np.arange(adata.n_obs).astype(str))
+    places = {where["spatial_key"]: np.asarray(adata.obsm[where["spatial_key"]])}
+    val = split(anndata.AnnData(obs=numbered, obsm=places), fraction, seed, blocks=blocks, spatial_key=[*places][0])[1]
+    held = numbered.index.isin(val.obs_names)
+    parts = adata[~held], adata[held]
+    return (*(parts if _stored(adata, where["layer"]) is not None else (part.copy() for part in parts)), held)
 
 # %% ../nbs/7_experiments/74_held_out.ipynb #7d220dbc
 def _everywhere(model: Any, val: Any, held: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

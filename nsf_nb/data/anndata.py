@@ -19,6 +19,7 @@ from jaxtyping import Float, Shaped
 from ..core import ConfigError, DataError, ShapeError, explain
 from .counts import RULES, SizeFactors, SpatialCounts, check_coords, to_csr
 from .files import check_size, read_h5ad, storable, write_h5ad
+from .stored import Stored, is_stored, part_of
 
 _all_ = ["read_h5ad", "write_h5ad"]  # files are part of this border, so they can be imported from here as well
 
@@ -86,10 +87,11 @@ def _matrix(adata: Any, layer: str | None) -> tuple[Any, str, str]:
         if layer not in adata.layers:
             do = "pass the name of the layer with raw counts, or layer=None if adata.X holds them"
             raise DataError(explain(f"a layer {layer!r} in adata.layers", _listed(adata.layers), do))
-        return adata.layers[layer], f"adata.layers[{layer!r}]", ""
+        stored = _stored(adata, layer)
+        return adata.layers[layer] if stored is None else stored, f"adata.layers[{layer!r}]", ""
     hint = f"pass layer={KEYS.layer!r}, which adata.layers has" if KEYS.layer in adata.layers else ""
-    rows = _backed_rows(adata)
-    matrix = adata.X if rows is None else rows
+    stored = _stored(adata)
+    matrix = adata.X if stored is None else stored
     if matrix is None:
         do = hint or "put the raw counts there, or pass layer"
         raise DataError(explain("counts in adata.X", f"none (layers: {_listed(adata.layers)})", do))
@@ -107,15 +109,13 @@ class _Rows:
         return block if self.columns.all() else block[:, self.columns]
 
 
-def _backed_rows(adata: Any) -> _Rows | None:
-    """Rows of a view of a backed object whose matrix is dense on disk; None for anything else."""
-    if not (adata.isbacked and adata.is_view):
+def _stored(adata: Any, layer: str | None = None) -> Stored | None:
+    """A matrix that lies on disk, or the part of it that a view shows; None for anything else."""
+    whole = adata._adata_ref if adata.is_view else adata  # there is no public way to the parent
+    matrix = whole.X if layer is None else whole.layers[layer]
+    if not is_stored(matrix):
         return None
-    parent, rows, columns = adata._adata_ref, adata._oidx, adata._vidx  # there is no public way to the parent
-    if not hasattr(parent.X, "chunks"):  # only datasets of h5py have it: sparse ones stay sparse anyway
-        return None
-    index = np.arange(parent.n_obs)[rows]
-    return _Rows(lambda part: parent[index[part], columns].X, adata.n_obs, np.ones(adata.n_vars, dtype=bool))
+    return part_of(matrix, adata._oidx, adata._vidx) if adata.is_view else part_of(matrix)
 
 # %% ../../nbs/1_data/11_anndata.ipynb #2437561f
 def counts_of(adata: Any, layer: str | None = None) -> sp.csr_matrix:
@@ -167,10 +167,11 @@ def genes_of(adata: Any, mask_var: Any = None) -> Shaped[np.ndarray, "J"]:
 
 # %% ../../nbs/1_data/11_anndata.ipynb #cac89755
 def _columns(matrix: Any, genes: np.ndarray) -> Any:
-    """Some columns of a stored matrix: sparse stays sparse, dense is read by rows."""
+    """Some columns of a matrix: sparse stays sparse, dense is read by rows, what is on disk stays there."""
     if genes.all():
         return matrix
-    matrix = matrix.to_memory() if hasattr(matrix, "to_memory") else matrix
+    if is_stored(matrix):
+        return part_of(matrix, columns=genes)
     if sp.issparse(matrix):
         return (matrix if hasattr(matrix, "indptr") else matrix.tocsr())[:, np.flatnonzero(genes)]
     return _Rows(lambda rows: matrix[rows], matrix.shape[0], genes)

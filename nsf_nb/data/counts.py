@@ -17,98 +17,53 @@ import scipy.sparse as sp
 from jaxtyping import Float, Shaped
 
 from ..core import ConfigError, DataError, NotFittedError, ShapeError, check_int, explain, logger
+from .on_disk import mapped, mapped_rows
+from .stored import is_stored
+from nsf_nb.data.values import (
+    BLOCK, canonical, frozen, give_back, numbers_of, offences_of, read_only, refuse, row_blocks, sums_of, together,
+)
 
 # %% ../../nbs/1_data/10_counts.ipynb #1a3f9221
 SLOTS = ("counts", "coords", "size_factors")  # how errors call the arrays if nobody says otherwise
 RULES = ("constant", "mean", "scanpy")  # of the size factors
-_LARGEST = 2**24  # float32 holds all whole numbers up to here
 
 # %% ../../nbs/1_data/10_counts.ipynb #e06be9a0
-def _numbers(block: Any, slot: str) -> Any:
-    """One block as a sparse matrix or dense array of numbers that scipy can store, or a DataError."""
-    block = block if sp.issparse(block) else np.asarray(block)
-    if block.dtype.kind not in "biuf":
-        raise DataError(explain(f"numbers in {slot}", f"values of type {block.dtype}", "store the counts as integers"))
-    return block.astype(np.float32) if block.dtype.char in "?e" else block
-
-# %% ../../nbs/1_data/10_counts.ipynb #77af3538
-def _canonical(matrix: Any) -> sp.csr_matrix:
-    """Sorted, summed and without stored zeros; shares the input's arrays when it is all that already."""
-    own = sp.csr_matrix(matrix, copy=False)
-    if not (own.has_canonical_format and own.data.all()):
-        own = own.copy()
-        own.sum_duplicates()
-        own.eliminate_zeros()
-    return own
-
-
-def _frozen(array: np.ndarray) -> np.ndarray:
-    """A read-only view."""
-    view = array.view()
-    view.flags.writeable = False
-    return view
-
-
-def _read_only(matrix: sp.csr_matrix) -> sp.csr_matrix:
-    """The same matrix, float32, through read-only views of its arrays."""
-    parts = matrix.data.astype(np.float32, copy=False), matrix.indices, matrix.indptr
-    out = sp.csr_matrix(tuple(map(_frozen, parts)), shape=matrix.shape, copy=False)
-    out.has_canonical_format = True
-    return out
-
-# %% ../../nbs/1_data/10_counts.ipynb #539f0678
-_ALL = ": all models take raw counts; Gaussian ones normalise them inside, and centre them where that is needed"
-_NOT_COUNTS = (
-    ("missing or infinite", lambda values: ~np.isfinite(values), "replace them, or drop those spots or genes", ""),
-    ("negative", lambda values: values < 0, "pass raw counts, not centred or scaled values", _ALL),
-    ("fractional", lambda values: values % 1 != 0, "pass raw counts, not normalised or log-transformed values", _ALL),
-    ("too large", lambda values: values > _LARGEST, f"check the file: float32 is exact up to {_LARGEST:,}", ""),
-)
-
-
-def _check_values(matrix: sp.csr_matrix, slot: str, hint: str) -> None:
-    """Raise a DataError with the first offending entry if a value is no count."""
-    for kind, test, do, why in _NOT_COUNTS:
-        bad = test(matrix.data)
-        if bad.any():
-            first, many = int(np.argmax(bad)), int(bad.sum())
-            i, j = int(np.searchsorted(matrix.indptr, first, side="right")) - 1, matrix.indices[first]
-            found = f"{many:,} {kind} value{'s' * (many > 1)}, the first {matrix.data[first]} at row {i}, column {j}"
-            raise DataError(explain(f"whole numbers of at least 0 in {slot}", found, (hint or do) + why))
-
-# %% ../../nbs/1_data/10_counts.ipynb #30301b2c
 def to_csr(counts: Any, slot: str = SLOTS[0], hint: str = "") -> sp.csr_matrix:
     """Read counts from any container into canonical csr, float32, read-only, and check every value.
 
     Parameters
     ----------
     counts
-        N×J counts: any scipy sparse matrix, anything that slices by rows (array, matrix, data frame, h5py dataset) or a
-        sparse dataset of anndata on disk. Never changed, and never dense in memory as a whole.
+        N×J counts: any scipy sparse matrix, anything that slices by rows (array, matrix, data frame), or what is stored
+        in an HDF5 file or a zarr store. Never changed, and never dense in memory as a whole.
     slot, hint
         Name for the error messages; what to do if these are no raw counts (default: general advice).
 
     Returns
     -------
     scipy.sparse.csr_matrix
-        N×J float32, sorted, no repeated entries, no stored zeros; shares the memory of an input that is all that.
+        N×J float32, sorted, no repeated entries, no stored zeros; shares the memory of an input that is all that. Of
+        what is stored its arrays are maps of files (chapter 103).
 
     Raises
     ------
     ShapeError, DataError
         If there is no spot, no gene or another number of axes; if a value is no whole number of at least 0.
     """
-    counts = counts.to_memory() if hasattr(counts, "to_memory") else counts  # sparse datasets of anndata stay sparse
-    counts = counts if hasattr(counts, "shape") else np.asarray(counts)
+    counts, offences = counts if hasattr(counts, "shape") else np.asarray(counts), {}
     if len(counts.shape) != 2 or 0 in counts.shape:
         do = "pass at least one spot (rows) and one gene (columns)"
         raise ShapeError(explain(f"a matrix of spots × genes in {slot}", f"shape {tuple(counts.shape)}", do))
+    if is_stored(counts):
+        return mapped(counts, slot, hint)
     if not sp.issparse(counts):
-        starts = range(0, counts.shape[0], max(1, 2**22 // counts.shape[1]))  # rows of a dense block
-        counts = sp.vstack([sp.csr_matrix(_numbers(counts[i : i + starts.step], slot)) for i in starts])
-    matrix = _canonical(_numbers(counts, slot))
-    _check_values(matrix, slot, hint)
-    return _read_only(matrix)
+        starts = range(0, counts.shape[0], max(1, BLOCK // counts.shape[1]))  # rows of a dense block
+        counts = sp.vstack([sp.csr_matrix(numbers_of(counts[i : i + starts.step], slot)) for i in starts])
+    matrix = canonical(numbers_of(counts, slot))
+    for rows, block in row_blocks(matrix):
+        offences = together(offences, offences_of(block, rows.start))
+    refuse(offences, slot, hint)
+    return read_only(matrix)
 
 # %% ../../nbs/1_data/10_counts.ipynb #07920e89
 def check_coords(coords: Any, slot: str = SLOTS[1], spread: bool = True) -> Float[np.ndarray, "N D"]:
@@ -139,7 +94,7 @@ def check_coords(coords: Any, slot: str = SLOTS[1], spread: bool = True) -> Floa
         do = "select one to three columns of locations"
         raise ShapeError(explain(f"1, 2 or 3 coordinates for each spot in {slot}", f"shape {array.shape}", do))
     _check_places(array, slot, spread)
-    return _frozen(array)
+    return frozen(array)
 
 # %% ../../nbs/1_data/10_counts.ipynb #1d18b5ec
 def _as_floats(values: Any, slot: str) -> np.ndarray:
@@ -234,7 +189,7 @@ def _fits(array: np.ndarray, shape: tuple[int, ...], slot: str) -> np.ndarray:
     """A read-only view of an array that has this shape, or a ShapeError."""
     if array.shape != shape:
         raise ShapeError(explain(f"shape {shape} in {slot}", f"{array.shape}", "pass one for each spot or gene"))
-    return _frozen(array)
+    return frozen(array)
 
 
 def _check_size_factors(values: np.ndarray, totals: np.ndarray, slot: str) -> None:
@@ -260,13 +215,14 @@ def _blocks(self, size: int | None = None) -> Iterator[tuple[slice, Float[np.nda
     for start in range(0, self.n_obs, size):
         rows = slice(start, min(start + size, self.n_obs))
         yield rows, self.counts[rows].toarray()
+        give_back(self.counts)
 
 
 def _subset(self, rows: Any) -> "SpatialCounts":
     """The spots that row numbers, a mask or a slice select, in the order given, with the size factors they have."""
     index = np.arange(self.n_obs)[rows if isinstance(rows, slice) else np.asarray(rows)]
-    spots = [_frozen(values[index]) for values in (self.coords, self.size_factors, self.obs_names)]
-    return type(self)(_read_only(self.counts[index]), *spots, self.feature_names, self.block_rows)
+    spots = [frozen(values[index]) for values in (self.coords, self.size_factors, self.obs_names)]
+    return type(self)(mapped_rows(self.counts, index), *spots, self.feature_names, self.block_rows)
 
 # %% ../../nbs/1_data/10_counts.ipynb #782c09a4
 def _checked(
@@ -277,11 +233,12 @@ def _checked(
     matrix = to_csr(counts, slots[0], hint)
     n_obs, n_features = matrix.shape
     coords = _fits(coords, (n_obs, coords.shape[1]), slots[1])
-    totals = matrix @ np.ones(n_features)
-    sizes = size_factors(totals) if callable(size_factors) else np.ones(n_obs) if size_factors is None else size_factors
+    sums = sums_of(matrix)
+    sizes = np.ones(n_obs) if size_factors is None else size_factors
+    sizes = sizes(sums.spots) if callable(sizes) else sizes
     sizes = _fits(_as_floats(sizes, slots[2]), (n_obs,), slots[2])
-    _check_size_factors(sizes, totals, slots[2])
-    silent = int((np.bincount(matrix.indices, minlength=n_features) == 0).sum())
+    _check_size_factors(sizes, sums.spots, slots[2])
+    silent = int((sums.seen == 0).sum())
     if silent and spread:
         logger.warning("%d of %d genes in %s have no counts: loadings zero.", silent, n_features, slots[0])
     spots, genes = (range(n) if given is None else given for given, n in zip(names, matrix.shape, strict=True))
@@ -341,9 +298,10 @@ class SpatialCounts:
     n_dims = property(lambda self: self.coords.shape[1], doc="Number of spatial dimensions, D.")
     density = property(lambda self: self.counts.nnz / (self.n_obs * self.n_features), doc="Share of non-zero counts.")
     n_places = cached_property(lambda self: len(np.unique(self.coords, axis=0)))  # spots may share a place
-    _dense = cached_property(lambda self: _frozen(self.counts.toarray()))  # N×J, small data only
-    totals = cached_property(lambda self: _frozen(self.counts @ np.ones(self.n_features)))  # N, float64
-    feature_totals = cached_property(lambda self: _frozen(self.counts.T @ np.ones(self.n_obs)))  # J, float64
+    _dense = cached_property(lambda self: frozen(self.counts.toarray()))  # N×J, small data only
+    _sums = cached_property(lambda self: sums_of(self.counts))
+    totals = cached_property(lambda self: frozen(self._sums.spots))  # N, float64
+    feature_totals = cached_property(lambda self: frozen(self._sums.genes))  # J, float64
 
     def __repr__(self) -> str:
         size = f"{self.n_obs:,} spots × {self.n_features:,} genes, {self.n_dims} dimension{'s' * (self.n_dims > 1)}"

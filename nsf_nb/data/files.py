@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 
 from ..core import ConfigError, DataError, check_writable, explain
+from .stored import is_stored, kind_of
+from .values import BLOCK
 
 # %% ../../nbs/1_data/15_files.ipynb #57d5555c
 def check_size(adata: Any) -> None:
@@ -131,7 +133,9 @@ def write_h5ad(adata: Any, path: str | os.PathLike, force: bool = False) -> Path
     path = check_writable(path, force)
     growing = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        anndata.io.write_h5ad(growing, _shell(adata))
+        shell, stored = _shell(adata)
+        anndata.io.write_h5ad(growing, shell)
+        _add_stored(growing, stored)
         os.replace(growing, path)
     except OSError as err:
         do = "free some space or choose another path"
@@ -141,13 +145,47 @@ def write_h5ad(adata: Any, path: str | os.PathLike, force: bool = False) -> Path
     return path
 
 # %% ../../nbs/1_data/15_files.ipynb #e1a28689
-def _shell(adata: Any) -> Any:
-    """A new AnnData around the same arrays: its tables can change and those of the original do not."""
+def _shell(adata: Any) -> tuple[Any, dict[str, Any]]:
+    """A new AnnData around the same arrays: its tables can change and those of the original do not; what is on disk."""
     import anndata
 
+    x, layers = adata.X, dict(adata.layers)
+    stored = {"X": x} if is_stored(x) else {}
+    stored |= {f"layers/{name}": layers.pop(name) for name in [*layers] if is_stored(layers[name])}
     raw = adata.raw and {"X": adata.raw.X, "var": adata.raw.var.copy(), "varm": dict(adata.raw.varm)}
-    pairs = {name: dict(getattr(adata, name)) for name in ("obsm", "varm", "layers", "obsp", "varp")}
-    return anndata.AnnData(adata.X, obs=adata.obs.copy(), var=adata.var.copy(), uns=dict(adata.uns), raw=raw, **pairs)
+    pairs = {name: dict(getattr(adata, name)) for name in ("obsm", "varm", "obsp", "varp")}
+    tables = {"obs": adata.obs.copy(), "var": adata.var.copy(), "uns": dict(adata.uns), "layers": layers}
+    return anndata.AnnData(None if "X" in stored else x, raw=raw, **tables, **pairs), stored
+
+
+def _copy_pieces(group: Any, name: str, source: Any) -> Any:
+    """A dataset that is copied piece by piece."""
+    n, rest = source.shape[0], source.shape[1:]
+    new = group.create_dataset(name, shape=source.shape, dtype=source.dtype, chunks=True if n else None)
+    step = max(1, BLOCK // max(1, int(np.prod(rest))))
+    for start in range(0, n, step):
+        new[start : start + step] = source[start : start + step]
+    return new
+
+# %% ../../nbs/1_data/15_files.ipynb #1248cc46
+def _add_stored(path: Path, stored: dict[str, Any]) -> None:
+    """Copy matrices that are on disk, as they are, without reading them as a whole."""
+    import h5py
+
+    if not stored:
+        return
+    with h5py.File(path, "r+") as file:
+        for key, matrix in stored.items():
+            file.pop(key, None)  # the place of an empty X
+            if kind_of(matrix) == "dense":
+                new = _copy_pieces(file, key, matrix)
+                new.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+                continue
+            group = file.create_group(key)
+            group.attrs.update({"encoding-type": f"{kind_of(matrix)}_matrix", "encoding-version": "0.1.0"})
+            group.attrs["shape"] = np.array(matrix.shape)
+            for name in ("data", "indices", "indptr"):
+                _copy_pieces(group, name, matrix.group[name])
 
 # %% ../../nbs/1_data/15_files.ipynb #04f3dbde
 def storable(value: Any, place: str = "uns") -> Any:

@@ -12,6 +12,8 @@ import numpy as np
 import tensorflow as tf
 from jaxtyping import Float
 
+from ..data.values import row_blocks
+
 # %% ../../nbs/2_probability/20_likelihoods.ipynb #39e629ca
 _M, _V = tf.TensorSpec([None, None]), tf.TensorSpec([None])
 
@@ -150,12 +152,15 @@ def _constant(self, counts: "scipy.sparse.csr_matrix", size_factors: Float[np.nd
         In nats.
     """
     from scipy.special import gammaln, xlogy
-    totals = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
-    values, often = counts.data, 1
-    if values.size and values.max() < 2**16:  # the same few numbers over and over
-        often = np.bincount(values.astype(np.int32))
-        values = np.arange(len(often))
-    return float(xlogy(totals, size_factors).sum() - (often * gammaln(values.astype(np.float64) + 1)).sum())
+    totals, often, rest = np.zeros(counts.shape[0]), np.zeros(2**16, dtype=np.int64), 0.0
+    for rows, block in row_blocks(counts):
+        totals[rows] = block @ np.ones(block.shape[1])
+        few = block.data < len(often)  # the same few numbers over and over
+        often += np.bincount(block.data[few].astype(np.int32), minlength=len(often))
+        rest += gammaln(block.data[~few].astype(np.float64) + 1).sum()
+    often = often[: np.flatnonzero(often)[-1] + 1] if often.any() else often[:1]
+    log_factorials = (often * gammaln(np.arange(len(often)) + 1.0)).sum() + rest
+    return float(xlogy(totals, size_factors).sum() - log_factorials)
 
 # %% ../../nbs/2_probability/20_likelihoods.ipynb #53488eb6
 def _poisson_read(
@@ -222,8 +227,11 @@ def _negative_binomial_pass(counts, log_factors, expected, loadings, size_factor
 def _nb_constant(self, counts: "scipy.sparse.csr_matrix", size_factors, dispersion) -> float:  # noqa: F821
     """The part of the bound that no factor and no loading changes; arguments as for Poisson counts."""
     from scipy.special import gammaln
-    y, r = counts.data.astype(np.float64), 1 / dispersion.astype(np.float64)[counts.indices]
-    return _constant(self, counts, size_factors) + float((gammaln(y + r) - gammaln(r) - y * np.log(r)).sum())
+    total, shape = 0.0, 1 / dispersion.astype(np.float64)
+    for _, block in row_blocks(counts):
+        y, r = block.data.astype(np.float64), shape[block.indices]
+        total += float((gammaln(y + r) - gammaln(r) - y * np.log(r)).sum())
+    return _constant(self, counts, size_factors) + total
 
 # %% ../../nbs/2_probability/20_likelihoods.ipynb #158a565e
 DISPERSIONS = 1e-5, 1e3

@@ -262,8 +262,8 @@ def nearest_spots(
         raise ConfigError(explain("a number from 0 to 1 for shrink", f"{shrink}", "try shrink=0.05"))
     k = check_int("n_neighbors", n_neighbors, 1, train.n_obs)
     near = NearestNeighbors(n_neighbors=k).fit(train.coords).kneighbors_graph(coords)
-    rate = (near @ train.counts).toarray() / (near @ train.size_factors)[:, None]
-    return (1 - shrink) * s[:, None] * rate + shrink * gene_mean(train, s)
+    sums = (near[:, (seen := np.unique(near.indices))] @ train.counts[seen]).toarray()
+    return (1 - shrink) * s[:, None] * (sums / (near @ train.size_factors)[:, None]) + shrink * gene_mean(train, s)
 
 # %% ../../nbs/5_reading/51_metrics.ipynb #266dafd6
 def _centred(name: str, factors: ArrayLike) -> Float[np.ndarray, "N L"]:
