@@ -91,7 +91,7 @@ def _fit(
         this model to these data left off, default False.
     max_minutes, max_memory, executor
         The first ends the fit, as Ctrl-C does, with the best model so far, `converged_` False; the second, "8GB" or
-        bytes, chooses blocks, and inducing points if "auto"; the last deals spots out. Default None each: no limit, here.
+        bytes, chooses blocks, and inducing points if "auto"; the last deals spots out. Default None each: no limit.
 
     Returns
     -------
