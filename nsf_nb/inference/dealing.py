@@ -45,8 +45,8 @@ class Shards:
         Of the spots that a covariance looks at. Default None: @eq-share.
     memory
         Bytes that projections may take. Default None: half of what the machine has.
-    executor
-        Where shards live. Default None: in this process.
+    executor, devices
+        Where shards live, default None: in this process; names of devices there, default None: every GPU, else the CPU.
     """
 
     least: int = 100_000
@@ -55,6 +55,7 @@ class Shards:
     share: float | None = None
     memory: float | None = None
     executor: Any = field(default=None, repr=False)
+    devices: tuple[str, ...] | None = None
 
     def __post_init__(self):
         check_int("least", self.least, 1)

@@ -7,9 +7,12 @@ __all__ = ['Here', 'ShardedAscent']
 
 # %% ../../nbs/4_inference/454_sharded_ascent.ipynb #cc8ee883
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 from jaxtyping import Float
 
 from .coordinate_ascent import CoordinateAscent, loadings_step
@@ -21,8 +24,14 @@ from ..probability.priors import SpatialPosterior
 from ..probability.sparse_gp import posterior_scale
 
 # %% ../../nbs/4_inference/454_sharded_ascent.ipynb #ad4e941d
+def _answer(shard, more, name, args):
+    """What a shard says, on its device."""
+    with tf.device(shard.device):
+        return getattr(shard, name)(*args, *more)
+
+
 class Here:
-    """Shards in this process.
+    """Shards in this process; those on different devices work at the same time.
 
     Parameters
     ----------
@@ -49,7 +58,11 @@ class Here:
             In the order of the shards.
         """
         own = [()] * len(self.shards) if each is None else each
-        return [getattr(shard, name)(*args, *more) for shard, more in zip(self.shards, own, strict=True)]
+        jobs = [partial(_answer, *job, name, args) for job in zip(self.shards, own, strict=True)]
+        if len({shard.device for shard in self.shards}) == 1:
+            return [job() for job in jobs]
+        with ThreadPoolExecutor(len({shard.device for shard in self.shards})) as pool:
+            return list(pool.map(lambda job: job(), jobs))
 
     def close(self) -> None:
         """Forget the shards."""

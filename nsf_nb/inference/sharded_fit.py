@@ -6,6 +6,7 @@
 __all__ = ['LEARN_SPOTS', 'dealt_out', 'deal', 'SampledFactors', 'climb_over_shards', 'fit_over_shards']
 
 # %% ../../nbs/4_inference/455_sharded_fit.ipynb #92385915
+import itertools
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 from ..core import ConfigError, explain, logger, streams
 from ..data.counts import SpatialCounts
 from ..data.scaling import CoordinateScaling
+from .devices import block_spots, compute_devices, device_memory
 from .dealing import Lost, Shards, cuts, part_of
 from .interpolation import predictive_length_scale
 from .kernel_learning import Candidates, KernelLearner, Sites, sites_of
@@ -73,9 +75,14 @@ def deal(model: FactorModel, data: SpatialCounts, points: np.ndarray, settings: 
     ShardedAscent
         See there.
     """
+    devices = compute_devices() if settings.devices is None else settings.devices
     kind = basis_kind(data.n_obs, len(points), settings.budget) if settings.kind == "auto" else settings.kind
     share, parts = settings.share_of(data.n_obs, len(points)), cuts(data.n_obs, settings.spots)
-    made = [partial(Shard, model, part_of(data, at), points, kind) for at in parts]
+    places = itertools.cycle([(name, block_spots(len(points), device_memory(name))) for name in devices])
+    made = [
+        partial(Shard, model, part_of(data, at), points, kind, block, name)
+        for at, (name, block) in zip(parts, places, strict=False)
+    ]
     shards = Here([make() for make in made]) if settings.executor is None else settings.executor.deal(made)
     kept = in_bytes({"float32": 4.0, "float16": 2.0}.get(kind, 0.0) * data.n_obs * len(points))
     said = f"{len(parts)} shards, projections kept as {kind} ({kept} for each length scale)"

@@ -15,11 +15,10 @@ from jaxtyping import Float
 from ..data.counts import SpatialCounts
 from .coordinate_ascent import curvature
 from .groups import IndependentFactors
-from .stored_basis import StoredBasis
+from .stored_basis import BLOCK, StoredBasis
 from ..models.factor_model import FactorModel
 from ..probability.likelihoods import gene_terms
 from ..probability.priors import SpatialPosterior, trend_basis
-from ..probability.sparse_gp import JITTER
 
 # %% ../../nbs/4_inference/453_shards.ipynb #6affbcd3
 _ROWS, _SUMS = ("pseudo_counts", "exposure"), ("loading_ratio", "factor_totals", "data", "rate")
@@ -297,7 +296,7 @@ def _sample(self, rows: np.ndarray) -> dict[str, np.ndarray]:
 # %% ../../nbs/4_inference/453_shards.ipynb #03be73bf
 def _basis(self, length_scale):
     kernel, coords = self.model.groups[0].prior.kernel, self.data.coords
-    return StoredBasis(kernel, self.points, coords, length_scale, self.kind, self.jitter)
+    return StoredBasis(kernel, self.points, coords, length_scale, self.kind, block=self.block)
 
 
 def _rate(self) -> Float[np.ndarray, "N T"]:
@@ -326,15 +325,16 @@ class Shard:
         M×D inducing points, scaled.
     kind
         How projections are kept, see `StoredBasis`. Default "float32".
-    jitter
-        The least of the kernel matrices. Default 1e-6.
+    block, device
+        Spots of a block of a projection, default 16,384; name of the device for the products, default: any.
     """
 
     def __init__(
         self, model: FactorModel, data: SpatialCounts, points: Float[np.ndarray, "M D"], kind: str = "float32",
-        jitter: float = JITTER,
+        block: int = BLOCK, device: str = "",
     ):
-        self.model, self.data, self.points, self.kind, self.jitter = model, data, points, kind, jitter
+        self.model, self.data, self.points, self.kind = model, data, points, kind
+        self.block, self.device = block, device
         self.likelihood, self.size_factors = model.likelihood, data.size_factors.astype(np.float32)
         self.trend_basis, group = trend_basis(data.coords), model.groups[0]
         self.length_scales = np.full(group.n_factors, float(group.prior.length_scale))
