@@ -130,7 +130,7 @@ def main():
     parser.add_argument("case", help=", ".join(read_cases()))
     parser.add_argument("methods", nargs="*", default=METHODS)
     parser.add_argument("--limit", type=float, default=900, help="seconds; default 900")
-    parser.add_argument("--every", type=int, default=10, help="epochs between two looks at svi and mofaflex; default 10")
+    parser.add_argument("--every", type=int, default=10, help="epochs between looks at svi and mofaflex; default 10")
     args = parser.parse_args()
     import nsf_nb as nsf
 

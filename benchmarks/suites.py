@@ -3,11 +3,13 @@
     python benchmarks/suites.py                        the suite "quick"
     python benchmarks/suites.py spots genes            these; make bench SUITE="spots genes" does the same
     python benchmarks/suites.py spots --most 10000     without cases of more spots
-    python benchmarks/suites.py peers --only nmf cavi  cases whose name has one of these
+    python benchmarks/suites.py peers --only nmf cavi  these of its cases
+    python benchmarks/suites.py peers --limit 60       no method longer than this, in seconds
     python benchmarks/suites.py --table FILE.csv       another table than nbs/8_studies/scaling.csv; "-" for none
     python benchmarks/suites.py --list                 what there is
 
-Rows are added to the table, which chapter 87 reads; it takes the latest run of each case.
+Rows are added to the table, which chapter 87 reads; it takes the latest run of each case. A case that takes more than
+twice its limit is ended, and its row says only that.
 
 Fits. Data are simulated as in benchmarks/full_size.py, or one of cases.toml, and written to a file by another process,
 so that making them does not count as memory. A small fit warms up. seconds: wall time of fit(). per_sweep: median of
@@ -156,8 +158,9 @@ def peak(case: dict, path: str) -> list[dict]:
 
 def peer(case: dict, _: str) -> list[dict]:
     """Measure a program on held-out spots."""
-    import nsf_nb as nsf
     from peers import measure
+
+    import nsf_nb as nsf
 
     nsf.settings.progress = False
     data = read_cases()[case["data"]]
@@ -194,13 +197,17 @@ def lines_of(path: str) -> list[str]:
 def one(case: dict, path: str) -> list[dict]:
     """Rows of a case, measured in this process."""
     rows = MEASURES[case["kind"]](case, path)
-    common = {"suite": case["suite"], "case": case["case"], "kind": case["kind"], "data": case["data"]}
-    own = {"likelihood": case.get("likelihood"), "L": case.get("n_factors")}
-    return [facts_too | own | common | row for facts_too in [facts()] for row in rows]
+    common = {"likelihood": case.get("likelihood"), "L": case.get("n_factors"), **name_of(case), **facts()}
+    return [common | row for row in rows]
+
+
+def name_of(case: dict) -> dict:
+    """What a row says of its case, even if nothing was measured."""
+    return {name: case.get(name) for name in ("suite", "case", "kind", "data", "method")}
 
 
 def run(case: dict) -> list[dict]:
-    """Rows of a case, measured in processes of its own, one for each repeat; those of a case that is too slow say so."""
+    """Rows of a case, measured in processes of its own, one for each repeat; a case that is too slow says so."""
     rows, text = [], json.dumps(case)
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "data.h5ad")
@@ -211,7 +218,7 @@ def run(case: dict) -> list[dict]:
                 found = run_alone(__file__, "--one", text, path, limit=2 * case["limit"])
             except subprocess.TimeoutExpired as late:
                 end = {"part": "end" if case["kind"] == "peer" else "", "seconds": late.timeout, "converged": False}
-                found = [{**end, **{key: case.get(key) for key in ("suite", "case", "kind", "data", "method")}}]
+                found = [name_of(case) | end]
             rows += [row | {"repeat": repeat} for row in found]
     return rows
 
@@ -242,7 +249,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("suites", nargs="*", default=["quick"], help=", ".join(suites))
     parser.add_argument("--most", type=int, default=10**9, metavar="N", help="spots of a case at most")
-    parser.add_argument("--only", nargs="+", default=[""], metavar="TEXT")
+    parser.add_argument("--only", nargs="+", metavar="CASE", help="n_obs=1000, or all of n_obs, or all with cavi")
+    parser.add_argument("--limit", type=float, metavar="SECONDS", help="of a case, instead of its own")
     parser.add_argument("--table", default=str(TABLE), metavar="FILE.csv")
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
@@ -259,15 +267,16 @@ def main() -> int:
         return 0
     date, failed = datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes"), 0
     for case in (case for name in args.suites for case in suites[name]):
-        if case.get("n_obs", 0) > args.most or not any(text in case["case"] for text in args.only):
+        names = {case["case"], *case["case"].split("=")}
+        if case.get("n_obs", 0) > args.most or args.only and not names & set(args.only):
             continue
         try:
             if not has_data(case):
                 sys.exit(f"no data for {case['data']}: set NSF_NB_DATA to the folder of the h5ad files")
-            rows = [row | {"date": date} for row in run(case)]
+            rows = [row | {"date": date} for row in run(case | ({"limit": args.limit} if args.limit else {}))]
         except SystemExit as error:
-            print(f"{case['suite']:9} {case['case']:20} failed: {str(error).splitlines()[-1]}", file=sys.stderr, flush=True)
-            failed = 1
+            why, failed = str(error).splitlines()[-1], 1
+            print(f"{case['suite']:9} {case['case']:20} failed: {why}", file=sys.stderr, flush=True)
             continue
         if args.table != "-":
             append(rows, Path(args.table))
