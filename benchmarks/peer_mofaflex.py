@@ -135,10 +135,12 @@ def fit(train, watch, factors, inducing, epochs, seed):
                     remove_constant_features=False),
         ModelOptions(n_factors=factors, weight_prior="Horseshoe"),
         TrainingOptions(device="cpu", seed=seed, save_path=False, **({"max_epochs": epochs} if epochs else {})),
-        *([SmoothOptions(n_inducing=inducing)] if inducing else []),
     ]
+    model, training, smooth = mofaflex.presets.NSF
+    if inducing:  # options are merged, and what is a default does not replace what is none
+        smooth = SmoothOptions(n_inducing=inducing, kernel=smooth.kernel)
     try:
-        watched_class()({"group": {"counts": train}}, *mofaflex.presets.NSF, *options, look=watch.start())
+        watched_class()({"group": {"counts": train}}, model, training, smooth, *options, look=watch.start())
     except OutOfTime:
         return False
     watch.look()
