@@ -1,5 +1,7 @@
 # make demo    a fit of simulated data, and where its report is
-# make bench   time, memory and quality of fits: benchmarks/engine.py, data from NSF_NB_DATA if it is set
+# make bench   time and memory of fits into a table: SUITE="spots genes" (benchmarks/suites.toml), default quick, some
+#              minutes; CASES="quilt S1" prints time, memory and quality of these instead (benchmarks/cases.toml)
+# make peers   the environment of MOFA-FLEX, .venv-peers, for SUITE=peers
 # make studies executes the studies again, with the real data in the folder that NSF_NB_DATA names
 # make test    everything: chapters, sync, form, layers, tests/; WORKERS=2 for two processes
 # make docs    the book as a site in _docs/, strict and offline; make docs-check opens all of it in a browser
@@ -12,8 +14,10 @@ WORKERS ?= 0
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip
 # The book needs Sphinx and nothing of the package itself, so it has a small environment of its own: .venv-docs.
 DOCS := .venv-docs
+# A program that others have written, for comparison, with versions of its own: .venv-peers.
+PEERS := .venv-peers
 
-.PHONY: demo test bench studies docs docs-check environment export chapter clean-notebooks readme lint
+.PHONY: demo test bench peers studies docs docs-check environment export chapter clean-notebooks readme lint
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -23,7 +27,15 @@ test: $(STAMP)
 	MPLBACKEND=Agg TF_CPP_MIN_LOG_LEVEL=2 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup
 
 bench: $(STAMP)
-	$(BIN)/python benchmarks/engine.py $(CASES)
+	$(BIN)/python $(if $(CASES),benchmarks/engine.py $(CASES),benchmarks/suites.py $(SUITE))
+
+peers: $(PEERS)/.installed
+
+$(PEERS)/.installed: benchmarks/peers.txt
+	$(PYTHON) -m venv --clear $(PEERS)
+	PIP_DISABLE_PIP_VERSION_CHECK=1 $(PEERS)/bin/python -m pip install --quiet $$(grep ^torch== benchmarks/peers.txt)
+	PIP_DISABLE_PIP_VERSION_CHECK=1 $(PEERS)/bin/python -m pip install --quiet -r benchmarks/peers.txt
+	touch $@
 
 # Stored outputs come from real data: without them nothing is overwritten.
 studies: $(STAMP)

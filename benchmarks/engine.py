@@ -89,13 +89,13 @@ def measure(name: str, case: dict) -> dict:
     return found
 
 
-def run(name: str) -> dict:
-    """Fit one case in a process of its own."""
-    command = [sys.executable, str(Path(__file__).resolve()), "--one", name]
+def run_alone(script: str, *arguments: str, limit: float | None = None) -> dict | list:
+    """What a script writes as JSON in its last line, in a process of its own; TimeoutExpired after `limit` seconds."""
+    command = [sys.executable, str(Path(script).resolve()), *arguments]
     env = {"TF_CPP_MIN_LOG_LEVEL": "2", **os.environ}
-    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=limit)
     if done.returncode:
-        sys.exit(f"{name} failed:\n{done.stderr}")
+        sys.exit(f"{' '.join(arguments)} failed:\n{done.stderr}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -137,7 +137,7 @@ def main() -> None:
         parser.error(f"no data for {', '.join(missing)}: set NSF_NB_DATA to the folder of the h5ad files")
     rows = []
     for name in chosen:
-        runs = [run(name) for _ in range(max(1, given.repeats))]
+        runs = [run_alone(__file__, "--one", name) for _ in range(max(1, given.repeats))]
         if given.json:
             print("\n".join(map(json.dumps, runs)), flush=True)
         rows.append(min(runs, key=lambda row: row["seconds"]))

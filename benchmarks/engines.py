@@ -48,38 +48,53 @@ def with_kernels_between(engine):
     return replace(engine.state(), between=interpolate(engine.factors.parts[0], engine.pseudo_counts, engine.exposure))
 
 
-def run_both(case, every, epochs):
-    """Rows of both engines, and their results."""
-    import numpy as np
-    from scipy.special import xlogy
+class Race:
+    """A case made ready: engines run on it one after the other, watched."""
 
-    import nsf_nb as nsf
-    from nsf_nb.data.anndata import from_anndata
-    from nsf_nb.data.scaling import CoordinateScaling
-    from nsf_nb.inference.run import run
+    def __init__(self, case):
+        import numpy as np
+        from scipy.special import xlogy
 
-    train, val = load(case)
-    options = {"layer": "counts", "size_factors": case["size_factors"]}
-    nsf.NSF(2, n_inducing=20, n_starts=1, max_iter=2).fit(train, **options)  # what is loaded and compiled once
-    data, rule = from_anndata(train, "counts", size_factors=case["size_factors"])
-    held = from_anndata(val, "counts", size_factors=rule)[0]
-    places, y = CoordinateScaling.fit(data.coords).apply(held.coords), held.counts.toarray().astype(float)
+        import nsf_nb as nsf
+        from nsf_nb.data.anndata import from_anndata
+        from nsf_nb.data.scaling import CoordinateScaling
 
-    def deviance(state):
-        expected = state.mean_at(places, held.size_factors)
-        return float(np.mean(2 * (xlogy(y, y / expected) - y + expected)))
+        self.fit = case["fit"]
+        train, val = load(case)
+        options = {"layer": "counts", "size_factors": case["size_factors"]}
+        nsf.NSF(2, n_inducing=20, n_starts=1, max_iter=2).fit(train, **options)  # what is loaded and compiled once
+        self.data, rule = from_anndata(train, "counts", size_factors=case["size_factors"])
+        held = from_anndata(val, "counts", size_factors=rule)[0]
+        places = CoordinateScaling.fit(self.data.coords).apply(held.coords)
+        y = held.counts.toarray().astype(float)
 
-    found = {}
-    how = {
-        "cavi": ({}, Watcher(deviance, LOOKS.__contains__, with_kernels_between)),
-        "svi": ({"n_starts": 1, "max_iter": epochs}, Watcher(deviance, lambda i: i % every == 0, lambda e: e.state())),
-    }
-    for name, (more, watcher) in how.items():
-        model, settings = nsf.NSF(**case["fit"], random_state=0, inference=name, **more).plan()
-        result = run(model, data, settings, watch=watcher)
-        end = result.seconds["total"] - watcher.idle, result.elbo.per_observation, deviance(result.state)
-        found[name] = result, [*watcher.rows, end]
-    return found
+        def deviance(state):
+            expected = state.mean_at(places, held.size_factors)
+            return float(np.mean(2 * (xlogy(y, y / expected) - y + expected)))
+
+        self.deviance = deviance
+
+    def run(self, name, every, epochs, limit=None):
+        """Result of an engine, and rows of seconds, bound per spot and held-out deviance; the last is the end."""
+        import nsf_nb as nsf
+        from nsf_nb.inference.run import run
+        from nsf_nb.inference.stopping import Stop
+
+        looks = {
+            "cavi": ({}, LOOKS.__contains__, with_kernels_between),
+            "svi": ({"n_starts": 1, "max_iter": epochs}, lambda i: i % every == 0, lambda engine: engine.state()),
+        }
+        more, *wanted = looks[name]
+        watcher = Watcher(self.deviance, *wanted)
+        model, settings = nsf.NSF(**self.fit, random_state=0, inference=name, **more).plan()
+        result = run(model, self.data, settings, watch=watcher, stop=Stop(limit and limit / 60))
+        end = result.seconds["total"] - watcher.idle, result.elbo.per_observation, self.deviance(result.state)
+        return result, [*watcher.rows, end]
+
+
+def iterations(result):
+    """Sweeps of the final run, or epochs."""
+    return sum(row["start"] in ("final", "svi") for row in result.history)
 
 
 def draw(found, case, path):
@@ -113,10 +128,11 @@ def main():
     import nsf_nb as nsf
 
     nsf.settings.progress = False
-    found = run_both(read_cases()[args.case], args.every, args.epochs)
+    race = Race(read_cases()[args.case])
+    found = {name: race.run(name, args.every, args.epochs) for name in ("cavi", "svi")}
     for name, (result, rows) in found.items():
         seconds, bound, deviance = rows[-1]
-        n = sum(row["start"] in ("final", "svi") for row in result.history)
+        n = iterations(result)
         line = f"{name:5s} {seconds:8.1f} s  {n:4d} iterations  bound per spot {bound:9.2f}  deviance {deviance:.3f}"
         line += f"  {'converged' if result.converged else 'stopped'}"
         print(line + (f"  {seconds / n:.2f} s per epoch" if name == "svi" else ""), flush=True)

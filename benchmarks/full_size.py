@@ -21,11 +21,10 @@ cluster and its own data (paper_*.csv).
 import argparse
 import json
 import os
-import resource
-import subprocess
-import sys
 import time
 from pathlib import Path
+
+from engine import peak_megabytes, run_alone
 
 # Sizes after quality control. The published studies: 36,536 beads, 2,487 spots, 289 wells; 2,000 genes.
 TISSUES = {
@@ -61,20 +60,21 @@ def fields(xy, lengths, rng, n_waves: int = 400):
     """Draws of smooth Gaussian processes as sums of random waves: observations × length scales."""
     import numpy as np
 
-    found = []
+    found, parts = [], np.array_split(xy, -(-len(xy) // 100_000))
     for length in lengths:
         waves, phase = rng.normal(0, 1 / length, (n_waves, 2)), rng.uniform(0, 2 * np.pi, n_waves)
-        found.append(np.sqrt(2 / n_waves) * np.cos(xy @ waves.T + phase).sum(axis=1))
+        sums = [np.cos(part @ waves.T + phase).sum(axis=1) for part in parts]
+        found.append(np.sqrt(2 / n_waves) * np.concatenate(sums))
     return np.column_stack(found)
 
 
-def simulate(tissue: str, likelihood: str, n_genes: int = 2000, seed: int = 0):
-    """Counts of a tissue of full size, sparse."""
+def simulate(tissue: str | dict, likelihood: str, n_genes: int = 2000, seed: int = 0):
+    """Counts of a tissue of full size, or of other sizes, sparse."""
     import anndata
     import numpy as np
     import scipy.sparse as sp
 
-    size, rng = TISSUES[tissue], np.random.default_rng(seed)
+    size, rng = TISSUES[tissue] if isinstance(tissue, str) else tissue, np.random.default_rng(seed)
     xy = places(size["layout"], size["n"], rng)
     smooth = np.exp(1.5 * fields(xy, np.geomspace(0.02, 0.2, 10), rng))
     factors = np.column_stack([smooth, rng.gamma(0.5, 2, (size["n"], 10))])
@@ -97,12 +97,6 @@ def simulate(tissue: str, likelihood: str, n_genes: int = 2000, seed: int = 0):
     return anndata.AnnData(sp.vstack(blocks, format="csr"), obsm={"spatial": xy})
 
 
-def peak_gigabytes() -> float:
-    """Largest resident memory of this process so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1e9 if sys.platform == "darwin" else 1e9 / 1024)
-
-
 def measure(name: str) -> dict:
     """One fit in this process."""
     import tensorflow  # noqa: F401  the time of imports is not the time of the fit
@@ -116,10 +110,10 @@ def measure(name: str) -> dict:
     arguments = arguments | {"n_inducing": min(arguments["n_inducing"], n_train)}
     model = getattr(nsf, kind)(random_state=0, likelihood=likelihood, **arguments)
     costs = nsf.check(train, model, size_factors="scanpy").costs
-    before, start, cpu = peak_gigabytes(), time.perf_counter(), time.process_time()
+    before, start, cpu = peak_megabytes() * 2**20 / 1e9, time.perf_counter(), time.process_time()
     model.fit(train, size_factors="scanpy")
     seconds, used = time.perf_counter() - start, time.process_time() - cpu
-    peak, scores = peak_gigabytes(), model.score_table(val)
+    peak, scores = peak_megabytes() * 2**20 / 1e9, model.score_table(val)
     wall, processor = published or (None, None)
     return {
         "fit": name, "N": n_train, "J": train.n_vars, "nonzero": round(train.X.nnz / (n_train * train.n_vars), 3),
@@ -133,15 +127,6 @@ def measure(name: str) -> dict:
         "mean": round(float(scores.loc["gene mean", "deviance"]), 4),
         "published": wall, "published processor": processor, "cores": len(os.sched_getaffinity(0)),
     }
-
-
-def run(name: str) -> dict:
-    """One fit in a process of its own."""
-    command = [sys.executable, str(Path(__file__).resolve()), "--one", name]
-    done = subprocess.run(command, env={"TF_CPP_MIN_LOG_LEVEL": "2", **os.environ}, stdout=subprocess.PIPE, text=True)
-    if done.returncode:
-        sys.exit(f"{name} failed")
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def write(row: dict, path: Path) -> None:
@@ -173,7 +158,7 @@ def main() -> None:
     if unknown := [name for name in given.names if name not in FITS]:
         parser.error(f"no fit {', '.join(unknown)}; there is {', '.join(FITS)}")
     for name in given.names or FITS:
-        row = run(name)
+        row = run_alone(__file__, "--one", name)
         if given.write:
             write(row, given.write)
         lines = [f"{key:20}{value}" for key, value in row.items()]

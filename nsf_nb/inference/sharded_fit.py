@@ -16,7 +16,7 @@ import numpy as np
 from ..core import ConfigError, explain, logger, streams
 from ..data.counts import SpatialCounts
 from ..data.scaling import CoordinateScaling
-from .devices import block_spots, compute_devices, device_memory
+from .devices import block_spots, check_devices, device_memory
 from .dealing import Lost, Shards, cuts, part_of
 from .interpolation import predictive_length_scale
 from .kernel_learning import Candidates, KernelLearner, Sites, sites_of
@@ -75,7 +75,7 @@ def deal(model: FactorModel, data: SpatialCounts, points: np.ndarray, settings: 
     ShardedAscent
         See there.
     """
-    devices = compute_devices() if settings.devices is None else settings.devices
+    devices = check_devices(settings.devices)
     kind = basis_kind(data.n_obs, len(points), settings.budget) if settings.kind == "auto" else settings.kind
     share, parts = settings.share_of(data.n_obs, len(points)), cuts(data.n_obs, settings.spots)
     places = itertools.cycle([(name, block_spots(len(points), device_memory(name))) for name in devices])
