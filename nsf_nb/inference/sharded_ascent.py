@@ -29,7 +29,7 @@ def _answer(shard, more, name, args):
     with tf.device(shard.device):
         return getattr(shard, name)(*args, *more)
 
-
+# %% ../../nbs/4_inference/454_sharded_ascent.ipynb #72f4b30c
 class Here:
     """Shards in this process; those on different devices work at the same time.
 
