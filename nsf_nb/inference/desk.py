@@ -18,9 +18,103 @@ import numpy as np
 from ..data.counts import SpatialCounts
 
 # %% ../../nbs/4_inference/4561_desk.ipynb #f4d75c6d
-HANDLER = "nsf_shards"  # of the handler
+HANDLER = "nsf_shards"  # its name
 
 
+def _settle_in(n_threads: int | None) -> None:
+    """Import what shards need; in a process of its own with a number of threads."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    tf = importlib.import_module("tensorflow")
+    from nsf_nb.probability.products import use_threads
+
+    if n_threads is not None:
+        with suppress(RuntimeError):  # TensorFlow has computed already
+            tf.config.threading.set_intra_op_parallelism_threads(n_threads)
+            tf.config.threading.set_inter_op_parallelism_threads(1)
+        use_threads(n_threads)
+    importlib.import_module("nsf_nb.inference.shards")
+
+# %% ../../nbs/4_inference/4561_desk.ipynb #eefe3f57
+def _hold(desk: Any, fit: str, number: int, model: Any, data: Any, points: np.ndarray, how: tuple) -> None:
+    """Make a shard of rows, or of what a function reads."""
+    from nsf_nb.inference.shards import Shard
+
+    if not isinstance(data, SpatialCounts):
+        read, start, stop = data
+        data = read(slice(start, stop))
+    desk.shards.setdefault(fit, {})[number] = Shard(model, data, points, *how)
+
+
+def _held(desk: Any, fit: str) -> list[int]:
+    """Numbers of the shards."""
+    return sorted(desk.shards.get(fit, {}))
+
+
+def _dismiss(desk: Any, fit: str) -> None:
+    """Forget a fit."""
+    desk.shards.pop(fit, None)
+
+
+_ANSWERS = {"hold": _hold, "held": _held, "dismiss": _dismiss}
+
+# %% ../../nbs/4_inference/4561_desk.ipynb #3e6f44d3
+async def _handle(self, fit: str, question: Any) -> dict[str, Any]:
+    """Answer on the thread of the desk.
+
+    Parameters
+    ----------
+    fit, question
+        Which fit; see `answer`.
+
+    Returns
+    -------
+    dict
+        The answer, as dask sends it.
+    """
+    from distributed.protocol import to_serialize
+
+    return {"answer": to_serialize(await asyncio.wrap_future(self.thread.submit(self.answer, fit, question)))}
+
+
+def _answer(self, fit: str, question: Any) -> Any:
+    """What the shards say.
+
+    Parameters
+    ----------
+    fit, question
+        Which fit; name, arguments, and more arguments by number of the shard, or None for a question to the desk.
+
+    Returns
+    -------
+    Any
+        Answers by number of the shard, or the error that one of them raised.
+    """
+    name, args, own = question
+    try:
+        return _ANSWERS[name](self, fit, *args) if name in _ANSWERS else self.ask(fit, name, args, own)
+    except Exception as err:  # raised again where the question came from
+        return err
+
+
+def _ask(self, fit: str, name: str, args: tuple, own: dict[int, tuple]) -> dict[int, Any]:
+    """Ask shards.
+
+    Parameters
+    ----------
+    fit, name, args, own
+        Which fit, method of its shards, arguments, and more of them by number of the shard.
+
+    Returns
+    -------
+    dict
+        Answers by number; or, as "missing", numbers that this desk does not have.
+    """
+    held = self.shards.get(fit, {})
+    if missing := sorted(set(own) - set(held)):
+        return {"missing": missing}
+    return {number: getattr(held[number], name)(*args, *more) for number, more in own.items()}
+
+# %% ../../nbs/4_inference/4561_desk.ipynb #8523f7a6
 class Desk:
     """Shards of one worker, by fit and number.
 
@@ -36,96 +130,7 @@ class Desk:
         apart = not worker.address.startswith("inproc://")
         self.opened = self.thread.submit(_settle_in, worker.state.nthreads if apart else None)
 
-    async def handle(self, fit: str, question: Any) -> dict[str, Any]:
-        """Answer on the thread of the desk.
-
-        Parameters
-        ----------
-        fit, question
-            Which fit; see `answer`.
-
-        Returns
-        -------
-        dict
-            The answer, as dask sends it.
-        """
-        from distributed.protocol import to_serialize
-
-        return {"answer": to_serialize(await asyncio.wrap_future(self.thread.submit(self.answer, fit, question)))}
-
-    def answer(self, fit: str, question: Any) -> Any:
-        """What the shards say.
-
-        Parameters
-        ----------
-        fit, question
-            Which fit; name, arguments, and more arguments by number of the shard, or None for a question to the desk.
-
-        Returns
-        -------
-        Any
-            Answers by number of the shard, or the error that one of them raised.
-        """
-        name, args, own = question
-        try:
-            return _ANSWERS[name](self, fit, *args) if name in _ANSWERS else self.ask(fit, name, args, own)
-        except Exception as err:  # raised again where the question came from
-            return err
-
-    def ask(self, fit: str, name: str, args: tuple, own: dict[int, tuple]) -> dict[int, Any]:
-        """Ask shards.
-
-        Parameters
-        ----------
-        fit, name, args, own
-            Which fit, method of its shards, arguments, and more of them by number of the shard.
-
-        Returns
-        -------
-        dict
-            Answers by number; or, as "missing", numbers that this desk does not have.
-        """
-        held = self.shards.get(fit, {})
-        if missing := sorted(set(own) - set(held)):
-            return {"missing": missing}
-        return {number: getattr(held[number], name)(*args, *more) for number, more in own.items()}
-
-# %% ../../nbs/4_inference/4561_desk.ipynb #4c37f09c
-def _settle_in(n_threads: int | None) -> None:
-    """Import what shards need; in a process of its own with a number of threads."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    tf = importlib.import_module("tensorflow")
-    from nsf_nb.probability.products import use_threads
-
-    if n_threads is not None:
-        with suppress(RuntimeError):  # TensorFlow has computed already
-            tf.config.threading.set_intra_op_parallelism_threads(n_threads)
-            tf.config.threading.set_inter_op_parallelism_threads(1)
-        use_threads(n_threads)
-    importlib.import_module("nsf_nb.inference.shards")
-
-# %% ../../nbs/4_inference/4561_desk.ipynb #eefe3f57
-def _hold(desk: Desk, fit: str, number: int, model: Any, data: Any, points: np.ndarray, how: tuple) -> None:
-    """Make a shard of rows, or of what a function reads."""
-    from nsf_nb.inference.shards import Shard
-
-    if not isinstance(data, SpatialCounts):
-        read, start, stop = data
-        data = read(slice(start, stop))
-    desk.shards.setdefault(fit, {})[number] = Shard(model, data, points, *how)
-
-
-def _held(desk: Desk, fit: str) -> list[int]:
-    """Numbers of the shards."""
-    return sorted(desk.shards.get(fit, {}))
-
-
-def _dismiss(desk: Desk, fit: str) -> None:
-    """Forget a fit."""
-    desk.shards.pop(fit, None)
-
-
-_ANSWERS = {"hold": _hold, "held": _held, "dismiss": _dismiss}
+    handle, answer, ask = _handle, _answer, _ask
 
 
 async def open_desk(dask_worker: Any) -> None:

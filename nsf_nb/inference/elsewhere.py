@@ -122,7 +122,7 @@ def _ask(self, name: str, *args: Any, each: list[tuple] | None = None) -> list[A
         raise Lost(explain("shards at each worker", "one that has begun anew", "restore"))
     return [found[address][number] for number, address in enumerate(self.places)]
 
-
+# %% ../../nbs/4_inference/456_elsewhere.ipynb #53a3a0c5
 def _exchange(self, name: str, questions: dict[str, Any]) -> dict[str, Any]:
     """Ask, and count bytes; the first error of a shard is raised here."""
     self.sent[name] += sum(map(_size, questions.values()))
@@ -192,7 +192,7 @@ def _reach(self, workers: list[str]) -> bool:
 
     try:
         self.client.sync(call)
-    except (Lost, asyncio.TimeoutError, TimeoutError):
+    except (Lost, TimeoutError):
         logger.info("Workers cannot be reached from here: messages go through the scheduler.")
         return False
     return True
@@ -229,7 +229,7 @@ def _deal(
     _put(self, dict(enumerate(self.cuts)), weights)
     return self.cuts
 
-
+# %% ../../nbs/4_inference/456_elsewhere.ipynb #a8afec34
 def _put(self, cuts: dict[int, slice], weights: dict[str, float]) -> None:
     """Make some shards at workers, one after another, so that no second copy of all data is made."""
     model, data, points, how = self.given
@@ -262,7 +262,7 @@ def _restore(self, wait: float = 10.0) -> list[int]:
         try:
             weights = _present(self, self.wanted, wait)
             held = {}
-            for address, numbers in _exchange(self, "held", {w: ("held", (), None) for w in weights}).items():
+            for address, numbers in _exchange(self, "held", dict.fromkeys(weights, ("held", (), None))).items():
                 held |= dict.fromkeys(numbers, address)
             lost = [k for k, place in enumerate(self.places) if held.get(k) != place]
             moved |= set(lost)
@@ -285,7 +285,7 @@ def _close(self) -> None:
     if self.own_client:
         self.client.close()
 
-
+# %% ../../nbs/4_inference/456_elsewhere.ipynb #6095903c
 class Elsewhere:
     """Shards in the workers of a dask cluster; asked as `Here` is.
 
