@@ -95,7 +95,7 @@ def _answer(self, fit: str, question: Any) -> Any:
     except Exception as err:  # raised again where the question came from
         return err
 
-
+# %% ../../nbs/4_inference/4561_desk.ipynb #24d6c0ec
 def _ask(self, fit: str, name: str, args: tuple, own: dict[int, tuple]) -> dict[int, Any]:
     """Ask shards.
 
