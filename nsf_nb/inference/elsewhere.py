@@ -73,7 +73,7 @@ async def _workers(self) -> dict[str, dict[str, Any]]:
     return {address: one for address, one in found.items() if one.get("status", "running") in ("running", "paused")}
 
 # %% ../../nbs/4_inference/456_elsewhere.ipynb #49ee5ade
-_LOOK = 2.0  # seconds
+_LOOK, _SURE = 2.0, 5.0  # seconds between two looks; that the scheduler may take to notice a loss
 
 
 async def _gather(self, questions: dict[str, Any]) -> dict[str, Any]:
@@ -87,6 +87,7 @@ async def _gather(self, questions: dict[str, Any]) -> dict[str, Any]:
             task.cancel()
     gone = [tasks[task] for task in tasks if task.cancelled() or isinstance(task.exception(), Lost)]
     if gone:
+        self.gone |= set(gone)
         raise Lost(explain("an answer of each worker", f"{', '.join(gone)} gone", "restore"))
     return {address: task.result() for task, address in tasks.items()}
 
@@ -169,21 +170,36 @@ def _placed(lengths: dict[int, int], weights: dict[str, float], loads: Counter) 
     return places
 
 # %% ../../nbs/4_inference/456_elsewhere.ipynb #75069902
+def _opened(self, found: dict[str, Any]) -> dict[str, float]:
+    """Workers that have a desk now, and their shares."""
+    said = self.client.run(open_desk, workers=list(found), on_error="return")
+    for address, error in said.items():
+        if isinstance(error, ImportError):
+            do = "install nsf_nb there, as it is here"
+            raise ConfigError(explain(f"nsf_nb and TensorFlow at {address}", str(error), do)) from error
+    ready = {address: one for address, one in found.items() if said.get(address) is None}
+    if not ready:
+        raise Lost(explain("a worker that answers", "none", "look at the logs of the workers"))
+    known = [(one["nthreads"], one.get("memory_limit") or 0) for one in ready.values()]
+    return dict(zip(ready, shares(known).tolist(), strict=True))
+
+
 def _present(self, wanted: int, wait: float) -> dict[str, float]:
     """Workers and their shares: when there are as many as wanted, or after a wait; an error if there is none."""
-    until, none = time.monotonic() + wait, time.monotonic() + max(wait, self.patience)
+    now = time.monotonic()
+    until, none, again = now + wait, now + max(wait, self.patience), now + _SURE
     while True:
         found = self.client.sync(_workers, self)
+        self.gone = self.gone & set(found) if time.monotonic() < again else set()
+        found = {address: one for address, one in found.items() if address not in self.gone}
         if len(found) >= wanted or (found and time.monotonic() > until):
             break
         if time.monotonic() > none:
             raise Lost(explain("a worker at the scheduler", f"none in {self.patience:g} s", "start some workers"))
         time.sleep(0.1)
-    self.client.run(open_desk, workers=list(found), on_error="return")
-    known = [(one["nthreads"], one.get("memory_limit") or 0) for one in found.values()]
-    return dict(zip(found, shares(known).tolist(), strict=True))
+    return _opened(self, found)
 
-
+# %% ../../nbs/4_inference/456_elsewhere.ipynb #bd7f17b9
 def _reach(self, workers: list[str]) -> bool:
     """Whether all can be called without the scheduler."""
     async def call():
@@ -305,7 +321,7 @@ class Elsewhere:
         self.client, self.own_client = _connected(client, timeout)
         self.direct, self.patience, self.fit = direct, patience, uuid.uuid4().hex
         self.places, self.cuts, self.given, self.wanted = [], [], None, 0
-        self.sent, self.received = Counter(), Counter()
+        self.sent, self.received, self.gone = Counter(), Counter(), set()
 
     deal, ask, restore, close = _deal, _ask, _restore, _close
 
