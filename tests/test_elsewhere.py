@@ -12,8 +12,10 @@ pytest.importorskip("distributed", reason="needs the extra dask")
 
 import dask
 from distributed import Client, LocalCluster
+from typer.testing import CliRunner
 
 import nsf_nb as nsf
+from nsf_nb.cli import app
 from nsf_nb.data.counts import SpatialCounts
 from nsf_nb.inference.coordinate_ascent import CoordinateAscent
 from nsf_nb.inference.elsewhere import Elsewhere, Lost
@@ -131,6 +133,23 @@ def test_without_dask_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "distributed", None)
     with pytest.raises(nsf.ConfigError, match=r"nsf_nb\[dask\]"):
         Elsewhere("tcp://127.0.0.1:8786")
+
+
+def test_the_command_passes_the_cluster_on(cluster, tmp_path, monkeypatch):
+    given = {}
+
+    def fit_held_out(adata, model, **how):
+        given.update(how)
+        raise nsf.DataError("Enough.")
+
+    monkeypatch.setattr("nsf_nb.held_out.fit_held_out", fit_held_out)
+    nsf.simulate("ggblocks", 10, n_side=12, seed=1).write_h5ad(tmp_path / "a.h5ad")
+    line = f"fit {tmp_path / 'a.h5ad'} -L 2 -o {tmp_path / 'b.h5ad'} --dask {cluster.scheduler_address} --max-minutes 9"
+    assert CliRunner().invoke(app, line.split()).exit_code == 2
+    executor = given["care"]["executor"]
+    assert isinstance(executor, Elsewhere) and given["care"]["max_minutes"] == 9
+    assert executor.client.scheduler.address == cluster.scheduler_address
+    executor.client.close()
 
 
 def test_a_killed_worker_changes_nothing_and_nobody_left_is_said(executor, cluster):
