@@ -20,9 +20,9 @@ from . import _BOOK, __version__
 from .check_command import add_check
 from .compare_command import add_compare
 from nsf_nb.command import (
-    Backed, Blocks, Checkpoint, Factors, Force, Held, Inducing, Inference, Kernel, Key, LayerName, Likelihood, Memory,
-    Minutes, Model, Output, Quiet, Report, Resume, SaveModel, Seed, SizeFactors, Spatial, SpatialKey, Starts, Stored,
-    Sweeps, import_tensorflow, layer_of, say, set_verbosity,
+    Backed, Blocks, Checkpoint, Dask, Factors, Force, Held, Inducing, Inference, Kernel, Key, LayerName, Likelihood,
+    Memory, Minutes, Model, Output, Quiet, Report, Resume, SaveModel, Seed, SizeFactors, Spatial, SpatialKey, Starts,
+    Stored, Sweeps, import_tensorflow, layer_of, say, set_verbosity,
 )
 from .core import ConfigError, NsfError, check_fraction, check_writable, explain
 from .datasets_command import add_datasets
@@ -30,7 +30,7 @@ from .inference.stopping import Stop
 from .options import arguments_of, option
 from .report_command import add_report
 from .suggest_command import add_suggest
-from .sweep_command import add_sweep
+from .sweep_command import add_sweep, client_at
 
 # %% ../nbs/7_experiments/73_cli.ipynb #bf458335
 def _line(err: Exception) -> str:
@@ -175,6 +175,19 @@ def _care(estimator: str, checkpoint: str, resume: bool, max_minutes: float | No
     folder = None if checkpoint == "none" else checkpoint
     return vars(Care(folder, resume, max_minutes=max_minutes, max_memory=max_memory))
 
+
+def _executor(estimator: str, inference: str | None, address: str | None) -> dict[str, Any]:
+    """The workers of a dask cluster for `fit`, if they are asked for; the scheduler has answered."""
+    if address is None:
+        return {}
+    if estimator not in ("NSF", "NSFH") or inference == "svi":
+        found = f"{'svi' if inference == 'svi' else estimator.lower()} with --dask"
+        raise ConfigError(explain("nsf or nsfh by cavi for --dask", found, "leave --dask out: it is fitted here"))
+    client = client_at(address)
+    from nsf_nb.inference.elsewhere import Elsewhere
+
+    return {"executor": Elsewhere(client)}
+
 # %% ../nbs/7_experiments/73_cli.ipynb #277dc820
 def _save(
     adata: Any, model: Any, scores: Any, output: Path, report: Path | None, force: bool, quiet: bool,
@@ -216,7 +229,7 @@ def _fit(
     n_starts: Starts = None, max_iter: Sweeps = None, report: Report = None, layer: LayerName = None,
     spatial_key: SpatialKey = "spatial", size_factors: SizeFactors = "constant", val_fraction: Held = 0.05,
     blocks: Blocks = False, key_added: Key = "nsf", save_model: SaveModel = None, checkpoint: Checkpoint = "auto",
-    resume: Resume = False, max_minutes: Minutes = None, max_memory: Memory = None, seed: Seed = 0,
+    resume: Resume = False, max_minutes: Minutes = None, max_memory: Memory = None, dask: Dask = None, seed: Seed = 0,
     backed: Backed = False, force: Force = False, quiet: Quiet = False,
 ) -> None:
     """Fit a model to the counts of an h5ad file or a zarr store, score it on held-out spots, and write the results.
@@ -230,7 +243,7 @@ def _fit(
     estimator, params = arguments_of(model, n_factors, n_spatial, given, seed)
     val_fraction = val_fraction and check_fraction("--val-fraction", val_fraction)
     _check_outputs(output, report, force, save_model)
-    care = _care(estimator, checkpoint, resume, max_minutes, max_memory)
+    care = _care(estimator, checkpoint, resume, max_minutes, max_memory) | _executor(estimator, inference, dask)
     from nsf_nb.data.anndata import KEYS, read_h5ad
     from nsf_nb.data.lazy import is_zarr, read_lazy
 

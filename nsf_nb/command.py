@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Data', 'Stored', 'Backed', 'Model', 'Factors', 'Spatial', 'Output', 'Report', 'SaveModel', 'LayerName', 'SpatialKey',
            'SizeFactors', 'Likelihood', 'Kernel', 'Inference', 'Inducing', 'Starts', 'Sweeps', 'Held', 'Blocks', 'Key',
-           'Checkpoint', 'Resume', 'Minutes', 'Memory', 'Force', 'Quiet', 'Seed', 'set_verbosity', 'say',
+           'Checkpoint', 'Resume', 'Minutes', 'Memory', 'Dask', 'Force', 'Quiet', 'Seed', 'set_verbosity', 'say',
            'import_tensorflow', 'layer_of']
 
 # %% ../nbs/7_experiments/732_command.ipynb #53622dd1
@@ -69,6 +69,7 @@ Checkpoint = Annotated[str, typer.Option(help="Folder for what a killed fit need
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where a killed or stopped fit has left off.")]
 Minutes = Annotated[float | None, typer.Option(help="End then, with the best model so far. [default: no limit]")]
 Memory = Annotated[str | None, typer.Option(help="Of the process, as 8GB; lowers -M if need be. [default: no limit]")]
+Dask = Annotated[str | None, typer.Option(help="Address of a dask scheduler, tcp://HOST:PORT. [default: here]")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite existing files.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but warnings and errors.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random, at least 0.")]
