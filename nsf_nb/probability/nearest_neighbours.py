@@ -136,9 +136,9 @@ class Neighbourhood:
     spread: Float[np.ndarray, "P"]
     jitter: float
 
-    @cached_property
+    @property
     def precision(self) -> sp.csr_matrix:
-        """Q, sparse, about K² numbers for each place."""
+        """Q, sparse, about K² numbers for each place; made anew, for it is larger than all the rest."""
         return (self.root.T @ sp.diags(1 / self.spread) @ self.root).tocsr()
 
     @cached_property
@@ -231,7 +231,7 @@ def log_density(known: Neighbourhood, values: Float[np.ndarray, "P"]) -> float:
     return float(-0.5 * (len(values) * np.log(2 * np.pi) + known.log_det + white.sum()))
 
 # %% ../../nbs/2_probability/25_nearest_neighbours.ipynb #2a4622ba
-LOCAL = 64
+LOCAL = 32
 
 
 def _solved(kernel, near, at, length_scale, noise):
@@ -333,7 +333,11 @@ class Neighbourhoods:
         self._made: dict[float, Neighbourhood] = {}
         self._tree, self._stretch = None, np.ones(1) if kernel.stretch is None else np.array(kernel.stretch)
         self.order = order_of(len(self.points))
-        self.before = predecessors(self.points[self.order] / self._stretch, min(n_neighbors, len(self.points)))
+
+    @cached_property
+    def before(self) -> Int[np.ndarray, "P K"]:
+        """Predecessors of the places in their order."""
+        return predecessors(self.points[self.order] / self._stretch, min(self.n_neighbors, len(self.points)))
 
     def __getitem__(self, length_scale: float) -> Neighbourhood:
         key = float(length_scale)

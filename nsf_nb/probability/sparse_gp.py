@@ -209,6 +209,21 @@ class Projections:
         kept = {float(value) for value in length_scales}
         self._made = {key: value for key, value in self._made.items() if key in kept}
 
+    def alike(self, kernel: Kernel) -> "Projections":
+        """The same points and spots with another kernel.
+
+        Parameters
+        ----------
+        kernel
+            Correlation function.
+
+        Returns
+        -------
+        Projections
+            Nothing made yet.
+        """
+        return Projections(kernel, self.points, self.coords)
+
 # %% ../../nbs/2_probability/23_sparse_gp.ipynb #a8768273
 _VECTOR, _MATRIX, _SCALAR = tf.TensorSpec([None]), tf.TensorSpec([None, None]), tf.TensorSpec([])
 
