@@ -65,13 +65,14 @@ def _numbers(most):
 def _choices(model, how, data):
     """Settings, data and their memory in bytes, in the order in which they are tried."""
     work = work_of(model, how, data)
-    free = how.n_inducing == "auto" and work.n_inducing > 0
+    free = how.n_inducing == "auto" and work.n_inducing > 0 and not work.n_neighbors
     for m in _numbers(work.n_inducing) if free else (how.n_inducing,):
         for rows, thrifty in _CHEAP if isinstance(how, FitSettings) else _CHEAP[:1]:
             n = how.n_inducing if m == work.n_inducing else m
             own = replace(how, n_inducing=n, **({"thrifty": thrifty} if isinstance(how, FitSettings) else {}))
             cut = replace(data, block_rows=min(rows, data.block_rows))
             yield own, cut, _MARGIN * sum(memory_of(work_of(model, own, cut)).values())
+
 
 
 # %% ../nbs/6_interface/696_budget.ipynb #4e2b7e51
@@ -130,7 +131,7 @@ def within_minutes(
     """
     predict = lambda own: sum(time_of(work_of(model, own, data)).values())  # noqa: E731
     most = work_of(model, how, data).n_inducing
-    free = how.n_inducing == "auto" and most > 0
+    free = how.n_inducing == "auto" and most > 0 and not model.by_neighbours
     tried = [replace(how, n_inducing=m) for m in _numbers(most)] if free else [how]
     found = next((own for own in tried if predict(own) <= _SHARE * 60 * max_minutes), tried[-1])
     seconds = predict(found)

@@ -19,6 +19,7 @@ from .models.nonspatial import fa, pnmf
 from .models.spatial import nsf, rsf
 from .probability.kernels import Kernel
 from .probability.likelihoods import Gaussian, NegativeBinomial, Poisson
+from .probability.neighbour_prior import NeighbourProcess
 from .probability.priors import GaussianProcess
 
 # %% ../nbs/6_interface/60_estimators.ipynb #c204cc06
@@ -72,7 +73,7 @@ def _plan(self) -> tuple[FactorModel, FitSettings | SviSettings]:
     if not isinstance(learn, (bool, np.bool_)):
         raise ConfigError(explain("True or False for learn_kernels", repr(learn), "pass one of them"))
     generator(params["random_state"])  # a check only: nothing is drawn from it
-    prior = {"prior": GaussianProcess(kernel_of(params["kernel"]))} if "kernel" in params else {}
+    prior = {"prior": _prior(params)} if "kernel" in params else {}
     for name in ("n_starts", "max_iter"):
         check_int(name, params[name], 1)
     check_positive("tol", params["tol"])
@@ -80,6 +81,20 @@ def _plan(self) -> tuple[FactorModel, FitSettings | SviSettings]:
         found = f"{params['refine_samples']} with a Gaussian likelihood, whose bound is exact"
         raise ConfigError(explain("refine_samples=0", found, "leave it out"))
     return self.family(*_sizes(params), likelihood=likelihood, **prior), settings_of(params)
+
+
+def _prior(params):
+    """Of spatial factors: at inducing points, or by neighbours."""
+    kernel, k = kernel_of(params["kernel"]), params.get("n_neighbors")
+    if k is None:
+        return GaussianProcess(kernel)
+    others = {"n_inducing": "auto", "refine_samples": 0, "inference": "cavi"}
+    wrong = [name for name, value in others.items() if params[name] != value]
+    if wrong:
+        name = wrong[0]
+        expected = f"{name}={others[name]!r} with n_neighbors={k!r}"
+        raise ConfigError(explain(expected, repr(params[name]), f"leave {name} out, or n_neighbors for inducing points"))
+    return NeighbourProcess(kernel, n_neighbors=k)
 
 
 def _sizes(params):
@@ -112,6 +127,9 @@ class NSF(Planned):
         Probability, or a `Kernel`: a length scale for each axis (`ard=True` learns it), a nugget.
     n_inducing
         Inducing points M, or "auto" (default); never more than there are distinct places.
+    n_neighbors
+        Neighbours K that each place is conditioned on, instead of inducing points: for counts with "cavi", 15 serve. Default
+        None: inducing points.
     inference
         "cavi" (default), deterministic coordinate ascent; "svi", the published stochastic gradients.
     n_starts
@@ -129,13 +147,13 @@ class NSF(Planned):
     family = staticmethod(nsf)
 
     def __init__(
-        self, n_factors=10, *, likelihood="poisson", kernel="matern32", n_inducing="auto", inference="cavi",
-        n_starts=4, max_iter=300, tol=1e-4, learn_kernels=True, refine_samples=0, random_state=0,
+        self, n_factors=10, *, likelihood="poisson", kernel="matern32", n_inducing="auto", n_neighbors=None,
+        inference="cavi", n_starts=4, max_iter=300, tol=1e-4, learn_kernels=True, refine_samples=0, random_state=0,
     ):
         self.n_factors, self.likelihood, self.kernel, self.n_inducing = n_factors, likelihood, kernel, n_inducing
         self.inference, self.n_starts, self.max_iter, self.tol = inference, n_starts, max_iter, tol
         self.learn_kernels, self.random_state = learn_kernels, random_state
-        self.refine_samples = refine_samples
+        self.refine_samples, self.n_neighbors = refine_samples, n_neighbors
 
 # %% ../nbs/6_interface/60_estimators.ipynb #00f3c0f4
 class PNMF(Planned):
@@ -184,6 +202,9 @@ class NSFH(Planned):
         Probability, or a `Kernel`: a length scale for each axis (`ard=True` learns it), a nugget.
     n_inducing
         Inducing points M, or "auto" (default); never more than there are distinct places.
+    n_neighbors
+        Neighbours K that each place is conditioned on, instead of inducing points: for counts with "cavi", 15 serve. Default
+        None: inducing points.
     inference
         "cavi" (default), deterministic coordinate ascent; "svi", the published stochastic gradients.
     n_starts
@@ -202,12 +223,13 @@ class NSFH(Planned):
 
     def __init__(
         self, n_spatial=5, n_nonspatial=5, *, likelihood="poisson", kernel="matern32", n_inducing="auto",
-        inference="cavi", n_starts=8, max_iter=300, tol=1e-4, learn_kernels=True, refine_samples=0, random_state=0,
+        n_neighbors=None, inference="cavi", n_starts=8, max_iter=300, tol=1e-4, learn_kernels=True, refine_samples=0,
+        random_state=0,
     ):
         self.n_spatial, self.n_nonspatial, self.likelihood, self.kernel = n_spatial, n_nonspatial, likelihood, kernel
         self.n_inducing, self.inference, self.n_starts, self.max_iter = n_inducing, inference, n_starts, max_iter
         self.tol, self.learn_kernels, self.random_state = tol, learn_kernels, random_state
-        self.refine_samples = refine_samples
+        self.refine_samples, self.n_neighbors = refine_samples, n_neighbors
 
 # %% ../nbs/6_interface/60_estimators.ipynb #d3ea40f9
 class RSF(Planned):

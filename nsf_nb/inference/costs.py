@@ -15,11 +15,13 @@ from ..data.findings import Finding
 from .kernel_learning import TILE
 from .machine import Speed, in_bytes, machine_memory, measured_speed
 from .initialise import GUESSES, ROUND
+from .neighbour_factors import BLOCK, COARSE
 from .race import COARSE_POINTS, n_race_sweeps
 from .records import FitSettings
 from .svi import SviSettings
 from ..models.factor_model import FactorModel
 from ..probability.inducing import n_inducing_points
+from ..probability.nearest_neighbours import LOCAL
 
 # %% ../../nbs/4_inference/49_costs.ipynb #bd765c1b
 _TYPICAL = {"cavi": 100, "real": 100, "svi": 350}
@@ -43,6 +45,8 @@ class Work:
         Starts; sweeps of the final run that are counted with, or epochs.
     n_samples, batch, block_rows, thrifty
         Draws and spots of a step of "svi", else 0; rows dense at a time; whether candidate kernels wait for no factor.
+    n_neighbors
+        K; 0 for inducing points. With neighbours M is the number of places.
     """
 
     kind: str
@@ -60,6 +64,7 @@ class Work:
     batch: int = 0
     block_rows: int = 4096
     thrifty: bool = False
+    n_neighbors: int = 0
 
 # %% ../../nbs/4_inference/49_costs.ipynb #87bfffad
 def work_of(model: FactorModel, how: FitSettings | SviSettings, data: SpatialCounts) -> Work:
@@ -78,11 +83,12 @@ def work_of(model: FactorModel, how: FitSettings | SviSettings, data: SpatialCou
     svi, amounts = isinstance(how, SviSettings), model.link.nonnegative and model.likelihood.counts
     kind, most = ("svi", how.max_epochs) if svi else ("cavi" if amounts else "real", how.max_sweeps)
     spatial = sum(group.n_factors for group in model.groups if group.spatial)
-    m = n_inducing_points(data.n_places, how.n_inducing) if spatial else 0
+    near = next((group.prior.n_neighbors for group in model.groups if model.by_neighbours and group.spatial), 0)
+    m = n_inducing_points(data.n_places, data.n_places if near else how.n_inducing) if spatial else 0
     starts = how.n_starts if amounts else 1
     draws = (how.n_samples, how.batch_size or data.n_obs) if svi else ()
     sizes = data.n_obs, data.n_features, data.counts.nnz, model.n_factors, spatial, m, m == data.n_places
-    more = {"block_rows": data.block_rows, "thrifty": getattr(how, "thrifty", False)}
+    more = {"block_rows": data.block_rows, "thrifty": getattr(how, "thrifty", False), "n_neighbors": near}
     return Work(kind, *sizes, starts, min(most, _TYPICAL[kind]), how.learn_kernels and spatial > 0, *draws, **more)
 
 # %% ../../nbs/4_inference/49_costs.ipynb #452f2d76
@@ -91,7 +97,10 @@ _BASE, _ROWS = 1.1e8, 4096
 
 def _projections(work):
     """Bytes of the projections that are alive together, @eq-cost-projection, and of the making of one."""
-    n, m = work.n_obs, work.n_inducing
+    n, m, k = work.n_obs, work.n_inducing, work.n_neighbors
+    if k:
+        one = m * (24 * (k + 1) + 8 * BLOCK + 4 * COARSE + 4 * TILE)  # and the judges' own, tile by tile
+        return (2 if work.thrifty else 4) * one + 12 * m * k**2 + 32 * m * COARSE
     one, making = 4 * m * n + 8 * m**2, 32 * m * (m if work.at_places else n)
     if work.kind == "svi":
         return work.n_spatial * (2 * one if work.learns else one) + making
@@ -121,7 +130,8 @@ def memory_of(work: Work) -> dict[str, float]:
         Bytes by part: base, projections, covariances, factors, blocks, starts.
     """
     n, j, l, m = work.n_obs, work.n_features, work.n_factors, work.n_inducing
-    found = {"base": _BASE, "projections": _projections(work), "covariances": 20 * work.n_spatial * m**2}
+    covariances = 4 * m * BLOCK * (work.n_spatial + 8) if work.n_neighbors else 20 * work.n_spatial * m**2
+    found = {"base": _BASE, "projections": _projections(work), "covariances": covariances}
     found |= {"factors": 100 * n * l, "blocks": 20 * j * min(n, work.block_rows), "starts": _starts(work)}
     if work.kind == "svi":  # Adam has two more of each root, a gradient is a third; draws are one array, S×B×J
         found["covariances"] *= 1.6
@@ -141,17 +151,24 @@ def _pass(work):
 def _ascend(work, m):
     """Of one step of the means of all factors on m inducing points."""
     n, l = work.n_obs, work.n_spatial
+    if work.n_neighbors and m == work.n_inducing:
+        own = np.array([4.0 * work.n_neighbors + 2.0 * BLOCK + 4.0 * COARSE, BLOCK + 2.0 * COARSE + 8.0 * work.n_neighbors])
+        return 6 * l * m * own + np.array([0.0, 60.0 * n * work.n_factors])
     return np.array([6.0 * n * m * l + 4.0 * l * m**2, 60.0 * n * work.n_factors])
 
 
-def _covariance(n, m):
+def _covariance(n, m, near=0):
     """Of one new covariance."""
+    if near:
+        return m * np.array([2.5 * BLOCK**2 + 2.0 * COARSE**2, 12.0 * BLOCK])
     return np.array([3.25 * n * m**2 + 1.7 * m**3, 6.0 * n * m + 6.0 * m**2])
 
 
 def _project(work, m):
     """Of one projection of the spots."""
     n = m if work.at_places else work.n_obs
+    if (k := work.n_neighbors) and m == work.n_inducing:
+        return m * np.array([k**3 + 2.0 * COARSE**2, 60.0 * k**2 + 12.0 * COARSE])
     return np.array([(0 if work.at_places else 2.0 * n * m**2) + 2 / 3 * m**3, 12.0 * n * m + 12.0 * m**2])
 
 
@@ -182,17 +199,19 @@ def _race(work):
 def _ascent_phases(work):
     """Operations and entries of each phase of a deterministic fit."""
     n, m, l = work.n_obs, work.n_inducing, work.n_spatial
-    new, sweep = l * _covariance(n, m), _pass(work) + _ascend(work, m)
-    race = _race(work) if work.kind == "cavi" else 0
+    new, sweep = l * _covariance(n, m, work.n_neighbors), _pass(work) + _ascend(work, m)
+    local = (work.n_neighbors > 0) * l * m * np.array([LOCAL**3, 40.0 * LOCAL**2])  # the variances that are reported
+    amounts = work.kind == "cavi"
+    race = _race(work) if amounts else 0
     learning = work.learns * (l * _CANDIDATES * _judge(work) + 0.5 * new + _project(work, m))
     refine = _project(work, m) + new + 5 * sweep
     return {
-        "starts": race if work.kind == "cavi" else refine,
-        "refine": refine * (work.kind == "cavi"),
+        "starts": race if amounts else refine,
+        "refine": refine * amounts,
         "refresh": (1 + work.n_sweeps // 15) * new / 2,
-        "sweeps": (work.n_sweeps + 40) * sweep if work.kind == "cavi" else 2 * work.n_sweeps * sweep,
-        "kernels": (2 if work.kind == "cavi" else 3) * learning,
-        "between": (work.kind == "cavi") * work.learns * (l * _CANDIDATES * _judge(work) + new + _project(work, m)),
+        "sweeps": (work.n_sweeps + 40) * sweep if amounts else 2 * work.n_sweeps * sweep,
+        "kernels": (2 if amounts else 3) * learning,
+        "between": local + amounts * work.learns * (l * _CANDIDATES * _judge(work) + new + _project(work, m)),
     }
 
 # %% ../../nbs/4_inference/49_costs.ipynb #00c6e368
