@@ -23,7 +23,8 @@ def _check(
     data: Data, n_factors: Annotated[int, typer.Option("--n-factors", "-L", help="Number of all factors.")] = 10,
     model: Model = "nsf", n_spatial: Spatial = None, likelihood: Likelihood = None, kernel: Kernel = None,
     inference: Inference = None, n_inducing: Inducing = None, n_neighbors: Neighbours = None,
-    n_starts: Starts = None, max_iter: Sweeps = None, layer: LayerName = None, spatial_key: SpatialKey = "spatial", size_factors: SizeFactors = "constant",
+    n_starts: Starts = None, max_iter: Sweeps = None, layer: LayerName = None, spatial_key: SpatialKey = "spatial",
+    size_factors: SizeFactors = "constant",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Look at the data of a fit and at what it will cost, before it begins; exit code 2 if it would be refused."""

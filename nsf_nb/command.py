@@ -53,7 +53,7 @@ Inducing = Annotated[
     str | None, typer.Option("--n-inducing", "-M", help="Number of inducing points, or auto. [default: auto]")
 ]
 Neighbours = Annotated[
-    int | None, typer.Option("--n-neighbors", "-K", help="Neighbours of each place, instead of inducing points (nsf, nsfh).")
+    int | None, typer.Option("--n-neighbors", "-K", help="Neighbours of a place, instead of -M (nsf, nsfh).")
 ]
 Starts = Annotated[int | None, typer.Option(help="NMF starts that are tried. [default: 4; nsfh, rsfh: 8]")]
 Sweeps = Annotated[

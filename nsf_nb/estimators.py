@@ -93,7 +93,8 @@ def _prior(params):
     if wrong:
         name = wrong[0]
         expected = f"{name}={others[name]!r} with n_neighbors={k!r}"
-        raise ConfigError(explain(expected, repr(params[name]), f"leave {name} out, or n_neighbors for inducing points"))
+        do = f"leave {name} out, or n_neighbors for inducing points"
+        raise ConfigError(explain(expected, repr(params[name]), do))
     return NeighbourProcess(kernel, n_neighbors=k)
 
 
@@ -128,8 +129,8 @@ class NSF(Planned):
     n_inducing
         Inducing points M, or "auto" (default); never more than there are distinct places.
     n_neighbors
-        Neighbours K that each place is conditioned on, instead of inducing points: for counts with "cavi", 15 serve. Default
-        None: inducing points.
+        Neighbours K that each place is conditioned on, 15 serve; for counts, with "cavi" and without refinement.
+        Default None: inducing points.
     inference
         "cavi" (default), deterministic coordinate ascent; "svi", the published stochastic gradients.
     n_starts
@@ -203,8 +204,8 @@ class NSFH(Planned):
     n_inducing
         Inducing points M, or "auto" (default); never more than there are distinct places.
     n_neighbors
-        Neighbours K that each place is conditioned on, instead of inducing points: for counts with "cavi", 15 serve. Default
-        None: inducing points.
+        Neighbours K that each place is conditioned on, 15 serve; for counts, with "cavi" and without refinement.
+        Default None: inducing points.
     inference
         "cavi" (default), deterministic coordinate ascent; "svi", the published stochastic gradients.
     n_starts

@@ -15,13 +15,12 @@ from ..data.findings import Finding
 from .kernel_learning import TILE
 from .machine import Speed, in_bytes, machine_memory, measured_speed
 from .initialise import GUESSES, ROUND
-from .neighbour_factors import BLOCK, COARSE
+from .blocks import BLOCK, COARSE
 from .race import COARSE_POINTS, n_race_sweeps
 from .records import FitSettings
 from .svi import SviSettings
 from ..models.factor_model import FactorModel
 from ..probability.inducing import n_inducing_points
-from ..probability.nearest_neighbours import LOCAL
 
 # %% ../../nbs/4_inference/49_costs.ipynb #bd765c1b
 _TYPICAL = {"cavi": 100, "real": 100, "svi": 350}
@@ -43,10 +42,8 @@ class Work:
         Whether every place is an inducing point; whether kernels are learned.
     n_starts, n_sweeps
         Starts; sweeps of the final run that are counted with, or epochs.
-    n_samples, batch, block_rows, thrifty
-        Draws and spots of a step of "svi", else 0; rows dense at a time; whether candidate kernels wait for no factor.
-    n_neighbors
-        K; 0 for inducing points. With neighbours M is the number of places.
+    n_samples, batch, block_rows, thrifty, n_neighbors
+        Draws and spots of a step of "svi", else 0; rows dense at a time; whether candidates are forgotten; K, else 0.
     """
 
     kind: str
@@ -83,7 +80,7 @@ def work_of(model: FactorModel, how: FitSettings | SviSettings, data: SpatialCou
     svi, amounts = isinstance(how, SviSettings), model.link.nonnegative and model.likelihood.counts
     kind, most = ("svi", how.max_epochs) if svi else ("cavi" if amounts else "real", how.max_sweeps)
     spatial = sum(group.n_factors for group in model.groups if group.spatial)
-    near = next((group.prior.n_neighbors for group in model.groups if model.by_neighbours and group.spatial), 0)
+    near = max(getattr(group.prior, "n_neighbors", 0) for group in model.groups)
     m = n_inducing_points(data.n_places, data.n_places if near else how.n_inducing) if spatial else 0
     starts = how.n_starts if amounts else 1
     draws = (how.n_samples, how.batch_size or data.n_obs) if svi else ()
@@ -99,8 +96,7 @@ def _projections(work):
     """Bytes of the projections that are alive together, @eq-cost-projection, and of the making of one."""
     n, m, k = work.n_obs, work.n_inducing, work.n_neighbors
     if k:
-        one = m * (24 * (k + 1) + 8 * BLOCK + 4 * COARSE + 4 * TILE)  # and the judges' own, tile by tile
-        return (2 if work.thrifty else 4) * one + 12 * m * k**2 + 32 * m * COARSE
+        return 4 * m * (24 * k + 8 * BLOCK + 4 * COARSE + 4 * TILE) + m * (12 * k**2 + 32 * COARSE)
     one, making = 4 * m * n + 8 * m**2, 32 * m * (m if work.at_places else n)
     if work.kind == "svi":
         return work.n_spatial * (2 * one if work.learns else one) + making
@@ -130,8 +126,8 @@ def memory_of(work: Work) -> dict[str, float]:
         Bytes by part: base, projections, covariances, factors, blocks, starts.
     """
     n, j, l, m = work.n_obs, work.n_features, work.n_factors, work.n_inducing
-    covariances = 4 * m * BLOCK * (work.n_spatial + 8) if work.n_neighbors else 20 * work.n_spatial * m**2
-    found = {"base": _BASE, "projections": _projections(work), "covariances": covariances}
+    found = {"base": _BASE, "projections": _projections(work)}
+    found["covariances"] = (8 * BLOCK if work.n_neighbors else 20 * m) * work.n_spatial * m
     found |= {"factors": 100 * n * l, "blocks": 20 * j * min(n, work.block_rows), "starts": _starts(work)}
     if work.kind == "svi":  # Adam has two more of each root, a gradient is a third; draws are one array, S×B×J
         found["covariances"] *= 1.6
@@ -150,11 +146,10 @@ def _pass(work):
 
 def _ascend(work, m):
     """Of one step of the means of all factors on m inducing points."""
-    n, l = work.n_obs, work.n_spatial
+    n, l, rest = work.n_obs, work.n_spatial, 60.0 * work.n_obs * work.n_factors
     if work.n_neighbors and m == work.n_inducing:
-        own = np.array([4.0 * work.n_neighbors + 2.0 * BLOCK + 4.0 * COARSE, BLOCK + 2.0 * COARSE + 8.0 * work.n_neighbors])
-        return 6 * l * m * own + np.array([0.0, 60.0 * n * work.n_factors])
-    return np.array([6.0 * n * m * l + 4.0 * l * m**2, 60.0 * n * work.n_factors])
+        return l * m * (4 * work.n_neighbors + 2 * BLOCK + 4 * COARSE) * np.array([6.0, 4.0]) + [0.0, rest]
+    return np.array([6.0 * n * m * l + 4.0 * l * m**2, rest])
 
 
 def _covariance(n, m, near=0):
@@ -200,18 +195,16 @@ def _ascent_phases(work):
     """Operations and entries of each phase of a deterministic fit."""
     n, m, l = work.n_obs, work.n_inducing, work.n_spatial
     new, sweep = l * _covariance(n, m, work.n_neighbors), _pass(work) + _ascend(work, m)
-    local = (work.n_neighbors > 0) * l * m * np.array([LOCAL**3, 40.0 * LOCAL**2])  # the variances that are reported
-    amounts = work.kind == "cavi"
-    race = _race(work) if amounts else 0
+    local = (work.n_neighbors > 0) * l * m * np.array([3e4, 4e4])  # the variances that are reported
     learning = work.learns * (l * _CANDIDATES * _judge(work) + 0.5 * new + _project(work, m))
     refine = _project(work, m) + new + 5 * sweep
     return {
-        "starts": race if amounts else refine,
-        "refine": refine * amounts,
+        "starts": _race(work) if work.kind == "cavi" else refine,
+        "refine": refine * (work.kind == "cavi"),
         "refresh": (1 + work.n_sweeps // 15) * new / 2,
-        "sweeps": (work.n_sweeps + 40) * sweep if amounts else 2 * work.n_sweeps * sweep,
-        "kernels": (2 if amounts else 3) * learning,
-        "between": local + amounts * work.learns * (l * _CANDIDATES * _judge(work) + new + _project(work, m)),
+        "sweeps": (work.n_sweeps + 40) * sweep if work.kind == "cavi" else 2 * work.n_sweeps * sweep,
+        "kernels": (2 if work.kind == "cavi" else 3) * learning,
+        "between": local + (work.kind == "cavi") * (learning + 0.5 * work.learns * new),
     }
 
 # %% ../../nbs/4_inference/49_costs.ipynb #00c6e368

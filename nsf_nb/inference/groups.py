@@ -204,7 +204,7 @@ class Groups:
 
     @property
     def spot_variance(self) -> Float[np.ndarray, "N L"]:
-        """Variances of all factors as they are reported: v, unless a group has better ones than its bound (chapter 433)."""
+        """Variances of all factors as they are reported: v, unless a group has better ones (chapter 434)."""
         arrays = [getattr(part, "spot_variance", part.variance) for part in self.parts]
         return arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=-1)
 

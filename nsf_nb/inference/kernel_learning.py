@@ -181,8 +181,8 @@ def tiles_of(factors: SpatialFactors, largest: int = TILE) -> list[Tile]:
     Returns
     -------
     list
-        One tile, the whole tissue, if there are not more inducing points. Under the prior of neighbours (chapter 433) the
-        points are all places, so that nothing but the cut is approximated.
+        One tile, the whole tissue, if there are not more inducing points. Under the prior of neighbours (chapter 434)
+        the points are all places, so that nothing but the cut is approximated.
     """
     whole = factors.projections
     parts = cut(whole.points, whole.coords, largest)

@@ -92,7 +92,8 @@ def run(
         if begin.model.by_neighbours != model.by_neighbours:
             words = ("inducing points", "neighbours")
             expected, found = (f"a prior by {words[m.by_neighbours]}" for m in (model, begin.model))
-            raise ConfigError(explain(expected, f"{found} in the fit to begin with", "continue a fit of the same prior"))
+            found = f"{found} in the fit to begin with"
+            raise ConfigError(explain(expected, found, "continue a fit of the same prior"))
         begin = replace(begin, model=model)
     if isinstance(how, SviSettings):
         return fit_svi(model, data, how, begin, Diary(how.max_epochs, watch, stop, keeper))

@@ -24,7 +24,7 @@ from .records import Diary, FitResult
 from .recovery import TROUBLE, diverged, guarded
 from .groups import Groups, IndependentFactors
 from .initialise import starts
-from .neighbour_factors import NeighbourFactors
+from .neighbour_factors import factors_at
 from .race import begin as engine_at
 from .real_ascent import RealAscent, term_of
 from .real_valued import begin_real
@@ -32,7 +32,6 @@ from .site_moves import Mixing, RealFactors
 from .stochastic_ascent import StochasticAscent
 from ..models.factor_model import Elbo, FactorModel, FactorState
 from ..probability.inducing import choose_inducing_points, n_inducing_points
-from ..probability.neighbour_prior import NeighbourPosterior
 from ..probability.sparse_gp import Projections, kl_covariance
 
 # %% ../../nbs/4_inference/423_svi.ipynb #bc9c6eb5
@@ -300,25 +299,10 @@ def fit_svi(
         diary.close()
 
 # %% ../../nbs/4_inference/423_svi.ipynb #4b0694c7
-def _neighbour_factors(posterior, data):
-    """Factors by neighbours at a posterior: covariances follow from the sites."""
-    factors = NeighbourFactors(posterior.prior, data.coords, len(posterior.amplitudes))
-    factors.length_scales, factors.amplitudes = posterior.length_scales.copy(), posterior.amplitudes.astype(float)
-    factors.trend, factors.mean = np.ascontiguousarray(posterior.trend.T, "f4"), posterior.mean.T.copy()
-    at = factors.projections.at
-    sites = (posterior.precision / np.bincount(at)).T[at].astype("f4")
-    for l in range(sites.shape[1]):
-        factors._store(l, sites[:, l], factors._solve(l, sites[:, l]))
-        factors.recompute([l])
-    return factors
-
-
-def _spatial_factors(posterior, data):
+def _spatial_factors(posterior, coords):
     """Factors of the deterministic engine at a posterior of this one; residuals at their prior."""
-    if isinstance(posterior, NeighbourPosterior):
-        return _neighbour_factors(posterior, data)
-    mean, variance = posterior.at(data.coords)
-    factors = SpatialFactors(posterior.prior, posterior.inducing_points, data.coords, len(posterior.amplitudes))
+    mean, variance = posterior.at(coords)
+    factors = SpatialFactors(posterior.prior, posterior.inducing_points, coords, len(posterior.amplitudes))
     factors.length_scales, factors.amplitudes = posterior.length_scales.copy(), posterior.amplitudes.astype(float)
     factors.trend, factors.mean = (np.ascontiguousarray(x.T, "f4") for x in (posterior.trend, posterior.mean))
     for l, r in enumerate(tf.constant(posterior.scale, tf.float32)):
@@ -334,7 +318,7 @@ def _parts_of(found, data):
     make = IndependentFactors if found.model.link.nonnegative else RealFactors
     for group, at, posterior in zip(found.model.groups, found.model.slices, found.state.posteriors, strict=True):
         if group.spatial:
-            yield _spatial_factors(posterior, data)
+            yield (factors_at if found.model.by_neighbours else _spatial_factors)(posterior, data.coords)
             continue
         part = make(group.prior, mean[:, at])
         part.variance = variance[:, at].astype(part.variance.dtype)

@@ -241,8 +241,8 @@ def draws_at(
     Returns
     -------
     np.ndarray
-        S×B×L or, for rates and counts, S×B×J; float32, factors and counts in the units of `predict`. A ConfigError for a
-        prior of neighbours.
+        S×B×L or, for rates and counts, S×B×J; float32, factors and counts in the units of `predict`. A ConfigError for
+        a prior of neighbours.
     """
     places, state = scaled_places(found.scaling, coords, slot), found.state
     n_columns = state.loadings.shape[0 if what != "factors" else 1]
