@@ -82,7 +82,7 @@ def _plan(self) -> tuple[FactorModel, FitSettings | SviSettings]:
         raise ConfigError(explain("refine_samples=0", found, "leave it out"))
     return self.family(*_sizes(params), likelihood=likelihood, **prior), settings_of(params)
 
-
+# %% ../nbs/6_interface/60_estimators.ipynb #d0df3ef3
 def _prior(params):
     """Of spatial factors: at inducing points, or by neighbours."""
     kernel, k = kernel_of(params["kernel"]), params.get("n_neighbors")
@@ -126,11 +126,9 @@ class NSF(Planned):
     kernel
         "matern32" (default), "matern12", "matern52", "squared_exponential", a kernel object of TensorFlow
         Probability, or a `Kernel`: a length scale for each axis (`ard=True` learns it), a nugget.
-    n_inducing
-        Inducing points M, or "auto" (default); never more than there are distinct places.
-    n_neighbors
-        Neighbours K that each place is conditioned on, 15 serve; for counts, with "cavi" and without refinement.
-        Default None: inducing points.
+    n_inducing, n_neighbors
+        Inducing points M, or "auto" (default), at most one at a place; instead of them neighbours K of each place, 15
+        serve, for counts with "cavi", None (default) for none.
     inference
         "cavi" (default), deterministic coordinate ascent; "svi", the published stochastic gradients.
     n_starts
@@ -201,11 +199,9 @@ class NSFH(Planned):
     kernel
         "matern32" (default), "matern12", "matern52", "squared_exponential", a kernel object of TensorFlow
         Probability, or a `Kernel`: a length scale for each axis (`ard=True` learns it), a nugget.
-    n_inducing
-        Inducing points M, or "auto" (default); never more than there are distinct places.
-    n_neighbors
-        Neighbours K that each place is conditioned on, 15 serve; for counts, with "cavi" and without refinement.
-        Default None: inducing points.
+    n_inducing, n_neighbors
+        Inducing points M, or "auto" (default), at most one at a place; instead of them neighbours K of each place, 15
+        serve, for counts with "cavi", None (default) for none.
     inference
         "cavi" (default), deterministic coordinate ascent; "svi", the published stochastic gradients.
     n_starts

@@ -288,7 +288,7 @@ def _check_groups(fit: dict, sizes: dict[str, int]) -> None:
     if sum(n for _, n in groups) != sizes["L"]:
         raise _wrong("fit.model.groups", f"{sizes['L']} factors", groups)
 
-
+# %% ../nbs/6_interface/692_model_schema.ipynb #440af260
 def _check_whole(file: _Open, facts: dict) -> None:
     """Parameters and fit are those of the model, no array is left over, and the sizes agree."""
     members = {member.estimator: member for member in FAMILY.values()}

@@ -43,7 +43,7 @@ def blocks_of(places: Float[np.ndarray, "P D"], largest: int = BLOCK) -> Int[np.
         row[: len(part)] = part
     return found
 
-
+# %% ../../nbs/4_inference/433_blocks.ipynb #23b7e09a
 def block_precisions(known: Neighbourhood, blocks: Int[np.ndarray, "C B"]) -> Float[np.ndarray, "C B B"]:
     """The blocks of Q, with ones on the diagonal where there is no place.
 
@@ -70,7 +70,10 @@ def block_precisions(known: Neighbourhood, blocks: Int[np.ndarray, "C B"]) -> Fl
     return found
 
 # %% ../../nbs/4_inference/433_blocks.ipynb #106a37aa
-def block_covariance(known, dense, blocks, amplitude, sites):
+def block_covariance(
+    known: Neighbourhood, dense: Float[np.ndarray, "C B B"], blocks: Int[np.ndarray, "C B"], amplitude: float,
+    sites: Float[np.ndarray, "P"],
+) -> tuple[Float[tf.Tensor, "C B B"], Float[np.ndarray, "P"], float]:
     """Covariances within blocks, Eq. @eq-block-covariance, and what they cost, Eq. @eq-neighbour-kl.
 
     Parameters

@@ -114,7 +114,7 @@ def _regress(self, factor: int, targets: Float[np.ndarray, "N"], sites: Float[np
     _set_covariance(self, factor, sites)
     self._condition(factor, targets, sites)
 
-
+# %% ../../nbs/4_inference/410_factor_updates.ipynb #ecbdce73
 def _regress_alike(self, targets: Float[np.ndarray, "N L"], sites: Float[np.ndarray, "N"]) -> None:
     """The same for all factors of a group that has one kernel and one set of precisions: one covariance serves all."""
     found = self._solve(0, sites)

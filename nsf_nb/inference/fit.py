@@ -123,7 +123,7 @@ def _moments(m, v, factors):
     expected = lognormal_moments(m, v)[0]
     return expected, expected * np.sqrt(np.expm1(factors.spot_variance.astype(np.float64)))
 
-
+# %% ../../nbs/4_inference/460_fit.ipynb #3f2614c9
 def finish(
     engine: CoordinateAscent, how: FitSettings, scaling: CoordinateScaling, diary: Diary, converged: bool
 ) -> FitResult:
@@ -170,6 +170,12 @@ def _fit_amounts(model, data, scaling, how, diary):
     return finish(engine, how, scaling, diary, climb(engine, how, diary))
 
 # %% ../../nbs/4_inference/460_fit.ipynb #29395b6a
+def _check_refinement(model, how):
+    if how.refine_samples and model.by_neighbours:
+        found = f"{how.refine_samples} under a prior of neighbours"
+        raise ConfigError(explain("refine_samples=0", found, "leave it out, or use inducing points"))
+
+# %% ../../nbs/4_inference/460_fit.ipynb #42e8bb6e
 def fit(
     model: FactorModel, data: SpatialCounts, how: FitSettings | None = None,
     watch: Callable[[object, dict], None] | None = None, stop: Stop | None = None, keeper: Keeper | None = None,
@@ -195,12 +201,10 @@ def fit(
     Raises
     ------
     DivergenceError
-        If the bound is not finite; a ConfigError if a prior of neighbours is to be refined by draws.
+        If the bound is not finite.
     """
     how = FitSettings() if how is None else how
-    if how.refine_samples and model.by_neighbours:
-        found = f"{how.refine_samples} under a prior of neighbours"
-        raise ConfigError(explain("refine_samples=0", found, "leave it out, or use inducing points"))
+    _check_refinement(model, how)
     how = replace(how, seed=fixed_seed(how.seed, keeper))
     scaling = CoordinateScaling.fit(data.coords)
     data = replace(data, coords=scaling.apply(data.coords))

@@ -132,6 +132,26 @@ def _between(self, length_scales: Float[np.ndarray, "L"], sites: list[Sites]) ->
     return NeighbourPosterior(self.prior, self.projections.points, *kernels, np.stack(means), precision)
 
 # %% ../../nbs/4_inference/434_neighbour_factors.ipynb #b603f146
+def _point(self) -> tuple[np.ndarray, ...]:
+    """Everything that `ascend` moves: trend, mean, log factors."""
+    return self.trend, self.mean.copy(), self.log_factors.copy()
+
+
+def _set_point(self, point: tuple[np.ndarray, ...]) -> None:
+    """Put it back, or elsewhere."""
+    self.trend, self.mean, self.log_factors = point
+
+
+def _kl(self) -> Float[np.ndarray, "L"]:
+    """Divergence of each factor from its prior, Eq. @eq-neighbour-kl, nats."""
+    found = self.kl_covariance.copy()
+    for value in np.unique(self.length_scales):
+        g = np.flatnonzero(self.length_scales == value)
+        white = (self.projection(g[0]).root @ self.mean[:, g]) ** 2 / self.projection(g[0]).spread[:, None]
+        found[g] += 0.5 * white.sum(axis=0) / self.amplitudes[g] ** 2
+    return found
+
+# %% ../../nbs/4_inference/434_neighbour_factors.ipynb #1b5f7e03
 class NeighbourFactors(SpatialFactors):
     """Spatial factors by nearest neighbours of a running fit: their posterior, and the moves that raise the bound.
 
@@ -148,6 +168,7 @@ class NeighbourFactors(SpatialFactors):
     means = "mean", "log_factors"
     ascend, recompute, posterior, restore, between = _ascend, _recompute, _posterior, _restore, _between
     summed, _solve, _condition, spot_variance = _summed, _solve, _condition, property(_spot_variance)
+    point, set_point, kl = _point, _set_point, property(_kl)
 
     def __init__(self, prior: NeighbourProcess, coords: Float[np.ndarray, "N D"], n_factors: int):
         self.prior, self.projections = prior, Neighbourhoods(prior.kernel, coords, prior.n_neighbors)
@@ -162,24 +183,6 @@ class NeighbourFactors(SpatialFactors):
         self.log_factors, self.variance, self.sites = (np.zeros((len(coords), n_factors), "f4") for _ in range(3))
         self.variance += 1
         self.scale, self.kl_covariance, self._groups = [None] * n_factors, np.zeros(n_factors), None
-
-    def point(self) -> tuple[np.ndarray, ...]:
-        """Everything that `ascend` moves: trend, mean, log factors."""
-        return self.trend, self.mean.copy(), self.log_factors.copy()
-
-    def set_point(self, point: tuple[np.ndarray, ...]) -> None:
-        """Put it back, or elsewhere."""
-        self.trend, self.mean, self.log_factors = point
-
-    @property
-    def kl(self) -> Float[np.ndarray, "L"]:
-        """Divergence of each factor from its prior, Eq. @eq-neighbour-kl, nats."""
-        found = self.kl_covariance.copy()
-        for value in np.unique(self.length_scales):
-            g = np.flatnonzero(self.length_scales == value)
-            white = (self.projection(g[0]).root @ self.mean[:, g]) ** 2 / self.projection(g[0]).spread[:, None]
-            found[g] += 0.5 * white.sum(axis=0) / self.amplitudes[g] ** 2
-        return found
 
 # %% ../../nbs/4_inference/434_neighbour_factors.ipynb #2187d11e
 def factors_of(
@@ -205,7 +208,7 @@ def factors_of(
         return NeighbourFactors(prior, coords, n_factors)
     return SpatialFactors(prior, points, coords, n_factors)
 
-
+# %% ../../nbs/4_inference/434_neighbour_factors.ipynb #2250ca05
 def factors_at(posterior: NeighbourPosterior, coords: Float[np.ndarray, "N D"]) -> NeighbourFactors:
     """A group at a posterior of the same spots.
 

@@ -60,6 +60,18 @@ def _with_length_scale(self, length_scale: float, amplitude: float) -> "FactorMo
     return replace(self, groups=tuple(groups))
 
 # %% ../../nbs/3_models/30_factor_model.ipynb #76f1e479
+def _by_neighbours(self) -> bool:
+    """Whether its spatial factors have the prior of nearest neighbours."""
+    return any(isinstance(group.prior, NeighbourProcess) for group in self.groups)
+
+
+def _check(self):
+    if self.by_neighbours and not (self.link.nonnegative and self.likelihood.counts):
+        expected = "counts and nonnegative loadings under a prior of neighbours"
+        found = f"{self.likelihood.name} data" if self.link.nonnegative else "loadings of any sign"
+        raise ConfigError(explain(expected, found, "leave n_neighbors out for inducing points, or fit counts"))
+
+# %% ../../nbs/3_models/30_factor_model.ipynb #a572cb6e
 @dataclass(frozen=True)
 class FactorModel:
     """The parts of a model, Eq. @eq-factor-model.
@@ -77,18 +89,7 @@ class FactorModel:
     groups: tuple[FactorGroup, ...]
     likelihood: Poisson | NegativeBinomial | Gaussian = field(default_factory=Poisson)
     link: ExponentiateThenMix | MixThenLink = field(default_factory=ExponentiateThenMix)
-    with_length_scale = _with_length_scale
-
-    def __post_init__(self):
-        if self.by_neighbours and not (self.link.nonnegative and self.likelihood.counts):
-            expected = "counts and nonnegative loadings under a prior of neighbours"
-            found = f"{self.likelihood.name} data" if self.link.nonnegative else "loadings of any sign"
-            raise ConfigError(explain(expected, found, "leave n_neighbors out for inducing points, or fit counts"))
-
-    @property
-    def by_neighbours(self) -> bool:
-        """Whether its spatial factors have the prior of nearest neighbours."""
-        return any(isinstance(group.prior, NeighbourProcess) for group in self.groups)
+    with_length_scale, by_neighbours, __post_init__ = _with_length_scale, property(_by_neighbours), _check
 
     @property
     def spatial(self) -> bool:

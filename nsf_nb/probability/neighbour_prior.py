@@ -43,13 +43,13 @@ _ROWS = 2048
 def _fill(self, store, coords, mean, variance):
     """Add the processes to the means of the trends, and set the variances, of some places."""
     kernel, points = self.prior.kernel, self.inducing_points
-    near, around = store.near(coords, self.prior.n_neighbors), store.near(coords, LOCAL)
+    near = store.near(coords, max(LOCAL, self.prior.n_neighbors))
     for length_scale in np.unique(self.length_scales):
         g = np.flatnonzero(self.length_scales == length_scale)
         mean[:, g] += conditional_means(kernel, points, self.mean[g].T, length_scale, near, coords)
         for l in g:
             known = self.precision[l], length_scale, self.amplitudes[l]
-            variance[:, l] = local_variances(kernel, points, *known, around, coords)
+            variance[:, l] = local_variances(kernel, points, *known, near, coords)
 
 
 def _at(self, coords: Float[np.ndarray, "N D"]) -> tuple[Float[np.ndarray, "N L"], Float[np.ndarray, "N L"]]:
