@@ -127,7 +127,7 @@ class NSF(Planned):
         "matern32" (default), "matern12", "matern52", "squared_exponential", a kernel object of TensorFlow
         Probability, or a `Kernel`: a length scale for each axis (`ard=True` learns it), a nugget.
     n_inducing, n_neighbors
-        Inducing points M, or "auto" (default), at most one at a place; instead of them neighbours K of each place, 15
+        Inducing points M, or "auto" (default), at most one at a place; instead of them neighbours K of each place, 30
         serve, for counts with "cavi", None (default) for none.
     inference
         "cavi" (default), deterministic coordinate ascent; "svi", the published stochastic gradients.
@@ -200,7 +200,7 @@ class NSFH(Planned):
         "matern32" (default), "matern12", "matern52", "squared_exponential", a kernel object of TensorFlow
         Probability, or a `Kernel`: a length scale for each axis (`ard=True` learns it), a nugget.
     n_inducing, n_neighbors
-        Inducing points M, or "auto" (default), at most one at a place; instead of them neighbours K of each place, 15
+        Inducing points M, or "auto" (default), at most one at a place; instead of them neighbours K of each place, 30
         serve, for counts with "cavi", None (default) for none.
     inference
         "cavi" (default), deterministic coordinate ascent; "svi", the published stochastic gradients.
@@ -208,10 +208,9 @@ class NSFH(Planned):
         Starts that are tried. Default 8: there are more ways to go wrong.
     max_iter, tol
         Sweeps of the final run (epochs of "svi"), default 300; relative gain of the bound that ends it, default 1e-4.
-    learn_kernels
-        Whether length scales and amplitudes move. Default True.
-    refine_samples
-        Draws of a refinement after convergence, an even number; 0 (default) for none. "cavi" with counts only.
+    learn_kernels, refine_samples
+        Whether length scales and amplitudes move, default True; draws of a refinement after convergence, an even number,
+        "cavi" with counts only, 0 (default) for none.
     random_state
         Seed, Generator or SeedSequence; None for fresh entropy. Default 0.
     """
@@ -224,9 +223,9 @@ class NSFH(Planned):
         random_state=0,
     ):
         self.n_spatial, self.n_nonspatial, self.likelihood, self.kernel = n_spatial, n_nonspatial, likelihood, kernel
-        self.n_inducing, self.inference, self.n_starts, self.max_iter = n_inducing, inference, n_starts, max_iter
-        self.tol, self.learn_kernels, self.random_state = tol, learn_kernels, random_state
-        self.refine_samples, self.n_neighbors = refine_samples, n_neighbors
+        self.n_inducing, self.n_neighbors, self.inference, self.n_starts = n_inducing, n_neighbors, inference, n_starts
+        self.max_iter, self.tol, self.learn_kernels, self.random_state = max_iter, tol, learn_kernels, random_state
+        self.refine_samples = refine_samples
 
 # %% ../nbs/6_interface/60_estimators.ipynb #d3ea40f9
 class RSF(Planned):

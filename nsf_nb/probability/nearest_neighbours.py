@@ -119,12 +119,8 @@ class Neighbourhood:
     ----------
     length_scale
         In the unit of the places.
-    root
-        P×P, sparse: T.
-    spread
-        P: d.
-    jitter
-        That the conditionals needed.
+    root, spread, jitter
+        P×P, sparse: T; P: d; what the conditionals needed.
     """
 
     length_scale: float
@@ -227,7 +223,7 @@ def _solved(kernel, near, at, length_scale, noise):
     inner += (kernel.nugget + JITTER + noise)[..., None] * np.eye(near.shape[1])
     return own, np.linalg.solve(inner, own[..., None])[..., 0]
 
-
+# %% ../../nbs/2_probability/25_nearest_neighbours.ipynb #3c27b200
 def conditional_means(
     kernel: Kernel, places: Float[np.ndarray, "P D"], values: Float[np.ndarray, "P G"], length_scale: float,
     near: Int[np.ndarray, "B K"], at: Float[np.ndarray, "B D"],

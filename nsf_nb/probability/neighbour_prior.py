@@ -16,7 +16,7 @@ from .nearest_neighbours import LOCAL, Neighbourhoods, conditional_means, local_
 from .priors import GaussianProcess, SmoothPosterior, trend_basis
 
 # %% ../../nbs/2_probability/251_neighbour_prior.ipynb #9d1482e8
-N_NEIGHBORS = 15
+N_NEIGHBORS = 30
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class NeighbourProcess(GaussianProcess):
     kernel, length_scale, amplitude
         As in `GaussianProcess`.
     n_neighbors
-        K, at least 1. Default 15.
+        K, at least 1. Default 30.
     """
 
     n_neighbors: int = N_NEIGHBORS
