@@ -209,8 +209,8 @@ class NSFH(Planned):
     max_iter, tol
         Sweeps of the final run (epochs of "svi"), default 300; relative gain of the bound that ends it, default 1e-4.
     learn_kernels, refine_samples
-        Whether length scales and amplitudes move, default True; draws of a refinement after convergence, an even number,
-        "cavi" with counts only, 0 (default) for none.
+        Whether length scales and amplitudes move, default True; draws of a refinement after convergence, an even
+        number, "cavi" with counts only, 0 (default) for none.
     random_state
         Seed, Generator or SeedSequence; None for fresh entropy. Default 0.
     """
