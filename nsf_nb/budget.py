@@ -66,7 +66,7 @@ def _numbers(most):
 def _choices(model, how, data):
     """Settings, data and their memory in bytes, in the order in which they are tried."""
     work = work_of(model, how, data)
-    free = how.n_inducing == "auto" and work.n_inducing > 0
+    free = how.n_inducing == "auto" and work.n_inducing > 0 and not work.n_neighbors
     ways = [(rows, {"thrifty": thrifty}) for rows, thrifty in _CHEAP] if isinstance(how, FitSettings) else [(4096, {})]
     if work.basis:
         ways = [(_CHEAP[0][0], {"shards": replace(how.shards, kind=kind)}) for kind in KINDS]
@@ -135,7 +135,7 @@ def within_minutes(
     """
     predict = lambda own: sum(time_of(work_of(model, own, data)).values())  # noqa: E731
     most = work_of(model, how, data).n_inducing
-    free = how.n_inducing == "auto" and most > 0
+    free = how.n_inducing == "auto" and most > 0 and not model.by_neighbours
     tried = [replace(how, n_inducing=m) for m in _numbers(most)] if free else [how]
     found = next((own for own in tried if predict(own) <= _SHARE * 60 * max_minutes), tried[-1])
     seconds = predict(found)

@@ -13,8 +13,8 @@ from typing import Annotated
 import typer
 
 from nsf_nb.command import (
-    Data, Inducing, Inference, Kernel, LayerName, Likelihood, Model, SizeFactors, Spatial, SpatialKey, Starts, Sweeps,
-    import_tensorflow, layer_of,
+    Data, Inducing, Inference, Kernel, LayerName, Likelihood, Model, Neighbours, SizeFactors, Spatial, SpatialKey,
+    Starts, Sweeps, import_tensorflow, layer_of,
 )
 from .options import arguments_of
 
@@ -22,13 +22,14 @@ from .options import arguments_of
 def _check(
     data: Data, n_factors: Annotated[int, typer.Option("--n-factors", "-L", help="Number of all factors.")] = 10,
     model: Model = "nsf", n_spatial: Spatial = None, likelihood: Likelihood = None, kernel: Kernel = None,
-    inference: Inference = None, n_inducing: Inducing = None, n_starts: Starts = None, max_iter: Sweeps = None,
-    layer: LayerName = None, spatial_key: SpatialKey = "spatial", size_factors: SizeFactors = "constant",
+    inference: Inference = None, n_inducing: Inducing = None, n_neighbors: Neighbours = None,
+    n_starts: Starts = None, max_iter: Sweeps = None, layer: LayerName = None, spatial_key: SpatialKey = "spatial",
+    size_factors: SizeFactors = "constant",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Look at the data of a fit and at what it will cost, before it begins; exit code 2 if it would be refused."""
     given = {"likelihood": likelihood, "kernel": kernel, "inference": inference, "n_inducing": n_inducing}
-    given |= {"n_starts": n_starts, "max_iter": max_iter}
+    given |= {"n_neighbors": n_neighbors, "n_starts": n_starts, "max_iter": max_iter}
     estimator, params = arguments_of(model, n_factors, n_spatial, given, 0)
     from nsf_nb.data.files import read_h5ad
 

@@ -21,8 +21,8 @@ from .check_command import add_check
 from .compare_command import add_compare
 from nsf_nb.command import (
     Backed, Blocks, Checkpoint, Dask, Factors, Force, Held, Inducing, Inference, Kernel, Key, LayerName, Likelihood,
-    Memory, Minutes, Model, Output, Quiet, Report, Resume, SaveModel, Seed, SizeFactors, Spatial, SpatialKey, Starts,
-    Stored, Sweeps, import_tensorflow, layer_of, say, set_verbosity,
+    Memory, Minutes, Model, Neighbours, Output, Quiet, Report, Resume, SaveModel, Seed, SizeFactors, Spatial,
+    SpatialKey, Starts, Stored, Sweeps, import_tensorflow, layer_of, say, set_verbosity,
 )
 from .core import ConfigError, NsfError, check_fraction, check_writable, explain
 from .datasets_command import add_datasets
@@ -226,8 +226,9 @@ def _table(scores: Any) -> str:
 def _fit(
     data: Stored, n_factors: Factors, output: Output, model: Model = "nsf", n_spatial: Spatial = None,
     likelihood: Likelihood = None, kernel: Kernel = None, inference: Inference = None, n_inducing: Inducing = None,
-    n_starts: Starts = None, max_iter: Sweeps = None, report: Report = None, layer: LayerName = None,
-    spatial_key: SpatialKey = "spatial", size_factors: SizeFactors = "constant", val_fraction: Held = 0.05,
+    n_neighbors: Neighbours = None, n_starts: Starts = None, max_iter: Sweeps = None, report: Report = None,
+    layer: LayerName = None, spatial_key: SpatialKey = "spatial", size_factors: SizeFactors = "constant",
+    val_fraction: Held = 0.05,
     blocks: Blocks = False, key_added: Key = "nsf", save_model: SaveModel = None, checkpoint: Checkpoint = "auto",
     resume: Resume = False, max_minutes: Minutes = None, max_memory: Memory = None, dask: Dask = None, seed: Seed = 0,
     backed: Backed = False, force: Force = False, quiet: Quiet = False,
@@ -239,7 +240,7 @@ def _fit(
     """
     set_verbosity(quiet)
     given = {"likelihood": likelihood, "kernel": kernel, "inference": inference, "n_inducing": n_inducing}
-    given |= {"n_starts": n_starts, "max_iter": max_iter}
+    given |= {"n_neighbors": n_neighbors, "n_starts": n_starts, "max_iter": max_iter}
     estimator, params = arguments_of(model, n_factors, n_spatial, given, seed)
     val_fraction = val_fraction and check_fraction("--val-fraction", val_fraction)
     _check_outputs(output, report, force, save_model)

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['Data', 'Stored', 'Backed', 'Model', 'Factors', 'Spatial', 'Output', 'Report', 'SaveModel', 'LayerName', 'SpatialKey',
-           'SizeFactors', 'Likelihood', 'Kernel', 'Inference', 'Inducing', 'Starts', 'Sweeps', 'Held', 'Blocks', 'Key',
-           'Checkpoint', 'Resume', 'Minutes', 'Memory', 'Dask', 'Force', 'Quiet', 'Seed', 'set_verbosity', 'say',
-           'import_tensorflow', 'layer_of']
+           'SizeFactors', 'Likelihood', 'Kernel', 'Inference', 'Inducing', 'Neighbours', 'Starts', 'Sweeps', 'Held',
+           'Blocks', 'Key', 'Checkpoint', 'Resume', 'Minutes', 'Memory', 'Dask', 'Force', 'Quiet', 'Seed',
+           'set_verbosity', 'say', 'import_tensorflow', 'layer_of']
 
 # %% ../nbs/7_experiments/732_command.ipynb #53622dd1
 import importlib
@@ -55,6 +55,9 @@ Kernel = Annotated[str | None, typer.Option(help=_named("kernel", "matern32; mef
 Inference = Annotated[str | None, typer.Option(help=_named("inference", "cavi"))]
 Inducing = Annotated[
     str | None, typer.Option("--n-inducing", "-M", help="Number of inducing points, or auto. [default: auto]")
+]
+Neighbours = Annotated[
+    int | None, typer.Option("--n-neighbors", "-K", help="Neighbours of a place, instead of -M (nsf, nsfh).")
 ]
 Starts = Annotated[int | None, typer.Option(help="NMF starts that are tried. [default: 4; nsfh, rsfh: 8]")]
 Sweeps = Annotated[

@@ -137,10 +137,11 @@ def look_at_kernel(model: FactorModel, how: FitSettings | SviSettings, data: Spa
     Returns
     -------
     list of Finding
-        None without spatial factors; a warning if more jitter than usual is needed, an error if none helps.
+        None without spatial factors or with a prior of neighbours; a warning if more jitter than usual is needed, an
+        error if none helps.
     """
     priors = [group.prior for group in model.groups if group.spatial]
-    if not priors:
+    if not priors or model.by_neighbours:  # whose kernels are of a few places each
         return []
     scaling = CoordinateScaling.fit(data.coords)
     points = choose_inducing_points(scaling.apply(data.coords), how.n_inducing, data.size_factors)

@@ -19,6 +19,7 @@ from .models.nonspatial import fa, pnmf
 from .models.spatial import nsf, rsf
 from .probability.kernels import Kernel
 from .probability.likelihoods import Gaussian, NegativeBinomial, Poisson
+from .probability.neighbour_prior import NeighbourProcess
 from .probability.priors import GaussianProcess
 
 # %% ../nbs/6_interface/60_estimators.ipynb #c204cc06
@@ -72,7 +73,7 @@ def _plan(self) -> tuple[FactorModel, FitSettings | SviSettings]:
     if not isinstance(learn, (bool, np.bool_)):
         raise ConfigError(explain("True or False for learn_kernels", repr(learn), "pass one of them"))
     generator(params["random_state"])  # a check only: nothing is drawn from it
-    prior = {"prior": GaussianProcess(kernel_of(params["kernel"]))} if "kernel" in params else {}
+    prior = {"prior": _prior(params)} if "kernel" in params else {}
     for name in ("n_starts", "max_iter"):
         check_int(name, params[name], 1)
     check_positive("tol", params["tol"])
@@ -80,6 +81,21 @@ def _plan(self) -> tuple[FactorModel, FitSettings | SviSettings]:
         found = f"{params['refine_samples']} with a Gaussian likelihood, whose bound is exact"
         raise ConfigError(explain("refine_samples=0", found, "leave it out"))
     return self.family(*_sizes(params), likelihood=likelihood, **prior), settings_of(params)
+
+# %% ../nbs/6_interface/60_estimators.ipynb #d0df3ef3
+def _prior(params):
+    """Of spatial factors: at inducing points, or by neighbours."""
+    kernel, k = kernel_of(params["kernel"]), params.get("n_neighbors")
+    if k is None:
+        return GaussianProcess(kernel)
+    others = {"n_inducing": "auto", "refine_samples": 0, "inference": "cavi"}
+    wrong = [name for name, value in others.items() if params[name] != value]
+    if wrong:
+        name = wrong[0]
+        expected = f"{name}={others[name]!r} with n_neighbors={k!r}"
+        do = f"leave {name} out, or n_neighbors for inducing points"
+        raise ConfigError(explain(expected, repr(params[name]), do))
+    return NeighbourProcess(kernel, n_neighbors=k)
 
 
 def _sizes(params):
@@ -110,8 +126,9 @@ class NSF(Planned):
     kernel
         "matern32" (default), "matern12", "matern52", "squared_exponential", a kernel object of TensorFlow
         Probability, or a `Kernel`: a length scale for each axis (`ard=True` learns it), a nugget.
-    n_inducing
-        Inducing points M, or "auto" (default); never more than there are distinct places.
+    n_inducing, n_neighbors
+        Inducing points M, or "auto" (default), at most one at a place; instead of them neighbours K of each place, 30
+        serve, for counts with "cavi", None (default) for none.
     inference
         "cavi" (default), deterministic coordinate ascent; "svi", the published stochastic gradients.
     n_starts
@@ -129,13 +146,13 @@ class NSF(Planned):
     family = staticmethod(nsf)
 
     def __init__(
-        self, n_factors=10, *, likelihood="poisson", kernel="matern32", n_inducing="auto", inference="cavi",
-        n_starts=4, max_iter=300, tol=1e-4, learn_kernels=True, refine_samples=0, random_state=0,
+        self, n_factors=10, *, likelihood="poisson", kernel="matern32", n_inducing="auto", n_neighbors=None,
+        inference="cavi", n_starts=4, max_iter=300, tol=1e-4, learn_kernels=True, refine_samples=0, random_state=0,
     ):
         self.n_factors, self.likelihood, self.kernel, self.n_inducing = n_factors, likelihood, kernel, n_inducing
         self.inference, self.n_starts, self.max_iter, self.tol = inference, n_starts, max_iter, tol
         self.learn_kernels, self.random_state = learn_kernels, random_state
-        self.refine_samples = refine_samples
+        self.refine_samples, self.n_neighbors = refine_samples, n_neighbors
 
 # %% ../nbs/6_interface/60_estimators.ipynb #00f3c0f4
 class PNMF(Planned):
@@ -182,18 +199,18 @@ class NSFH(Planned):
     kernel
         "matern32" (default), "matern12", "matern52", "squared_exponential", a kernel object of TensorFlow
         Probability, or a `Kernel`: a length scale for each axis (`ard=True` learns it), a nugget.
-    n_inducing
-        Inducing points M, or "auto" (default); never more than there are distinct places.
+    n_inducing, n_neighbors
+        Inducing points M, or "auto" (default), at most one at a place; instead of them neighbours K of each place, 30
+        serve, for counts with "cavi", None (default) for none.
     inference
         "cavi" (default), deterministic coordinate ascent; "svi", the published stochastic gradients.
     n_starts
         Starts that are tried. Default 8: there are more ways to go wrong.
     max_iter, tol
         Sweeps of the final run (epochs of "svi"), default 300; relative gain of the bound that ends it, default 1e-4.
-    learn_kernels
-        Whether length scales and amplitudes move. Default True.
-    refine_samples
-        Draws of a refinement after convergence, an even number; 0 (default) for none. "cavi" with counts only.
+    learn_kernels, refine_samples
+        Whether length scales and amplitudes move, default True; draws of a refinement after convergence, an even
+        number, "cavi" with counts only, 0 (default) for none.
     random_state
         Seed, Generator or SeedSequence; None for fresh entropy. Default 0.
     """
@@ -202,11 +219,12 @@ class NSFH(Planned):
 
     def __init__(
         self, n_spatial=5, n_nonspatial=5, *, likelihood="poisson", kernel="matern32", n_inducing="auto",
-        inference="cavi", n_starts=8, max_iter=300, tol=1e-4, learn_kernels=True, refine_samples=0, random_state=0,
+        n_neighbors=None, inference="cavi", n_starts=8, max_iter=300, tol=1e-4, learn_kernels=True, refine_samples=0,
+        random_state=0,
     ):
         self.n_spatial, self.n_nonspatial, self.likelihood, self.kernel = n_spatial, n_nonspatial, likelihood, kernel
-        self.n_inducing, self.inference, self.n_starts, self.max_iter = n_inducing, inference, n_starts, max_iter
-        self.tol, self.learn_kernels, self.random_state = tol, learn_kernels, random_state
+        self.n_inducing, self.n_neighbors, self.inference, self.n_starts = n_inducing, n_neighbors, inference, n_starts
+        self.max_iter, self.tol, self.learn_kernels, self.random_state = max_iter, tol, learn_kernels, random_state
         self.refine_samples = refine_samples
 
 # %% ../nbs/6_interface/60_estimators.ipynb #d3ea40f9

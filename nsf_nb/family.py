@@ -63,6 +63,8 @@ def _lacks(names, reason, *models):
 _LOG1P = _lacks(["log1p"], "Only MEFISTO takes the logarithm of the data", "mefisto")
 _REFINED = ("refine_samples",)
 _EXACT = _lacks(_REFINED, "Only mixtures of exponentials have a bound that draws can refine", "nsf", "pnmf", "nsfh")
+_NEAR = ("n_neighbors",)
+_EXACT |= _lacks(_NEAR, "Only nonnegative factors of counts have a prior of neighbours", "nsf", "nsfh")
 
 
 def _half(spatial, none, hybrid, more, lacks):
@@ -72,9 +74,10 @@ def _half(spatial, none, hybrid, more, lacks):
     in_s = lacks | _lacks(_KINDS, f"All factors of {s} are spatial", hybrid)
     in_n = lacks | _lacks(_KINDS, f"No factor of {n} is spatial", hybrid)
     in_n |= _lacks(("kernel", *_SPACE), f"No factor of {n} is spatial", spatial, hybrid)
+    in_n |= _lacks(_NEAR, f"No factor of {n} is spatial", "nsf", "nsfh")
     in_h = lacks | _lacks(_SIZE, f"{h} counts its factors by kind", hybrid)
     common = (*_COMMON, *more)
-    others = (*_SPACE, *common)
+    others = (*_SPACE, *(() if lacks.keys() & set(_NEAR) else _NEAR), *common)
     return {
         spatial: Member(s, _SIZE, _SPATIAL, others, in_s),
         none: Member(n, _SIZE, _LIKELIHOOD | _ENGINE, common, in_n),

@@ -109,6 +109,8 @@ def _space(model: Any, params: dict, coords: np.ndarray) -> str:
         points = n_inducing_points(len(np.unique(coords, axis=0)), points)
     shown = f"{points:,}" if isinstance(points, numbers.Integral) else f"{points!r}"
     approximated = "" if points is None else f", approximated by inducing points (number: {shown})"
+    if (k := params.get("n_neighbors")) is not None:
+        approximated = f", each place conditioned on its {k:,} nearest neighbours in a random order"
     learned = "were kept at" if params.get("learn_kernels") is False else "were learned and ranged from"
     prior = f"Spatial factors had a Gaussian process prior{kernel}{approximated}"
     return f"{prior}; length scales {learned} {_lengths(model)}."

@@ -29,6 +29,7 @@ from .models.factor_model import Elbo, FactorGroup, FactorModel, FactorState
 from .probability.kernels import FAMILIES, Kernel
 from .probability.likelihoods import Gaussian, NegativeBinomial, Poisson
 from .probability.links import ExponentiateThenMix, MixThenLink
+from .probability.neighbour_prior import NeighbourPosterior, NeighbourProcess
 from .probability.priors import GaussianProcess, Independent, IndependentPosterior, SpatialPosterior
 from .saved_model import check_model_folder, open_model
 
@@ -109,7 +110,7 @@ def _restored(kept: TrainingData) -> SpatialCounts | DataWithoutCounts:
 _CLASSES = (
     TrainingData, Counts, SizeFactors, CoordinateScaling, Normalization, Kernel, FitResult, FactorModel, FactorGroup,
     GaussianProcess, Independent, Poisson, NegativeBinomial, Gaussian, ExponentiateThenMix, MixThenLink, FactorState,
-    SpatialPosterior, IndependentPosterior, Elbo, MefistoState, MefistoBound,
+    SpatialPosterior, IndependentPosterior, NeighbourProcess, NeighbourPosterior, Elbo, MefistoState, MefistoBound,
 )
 
 

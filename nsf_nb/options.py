@@ -27,7 +27,7 @@ def _n_inducing(value: str) -> int | str:
 
 _READ = {
     "n_inducing": _n_inducing, "n_starts": partial(check_int, "--n-starts", low=1),
-    "max_iter": partial(check_int, "--max-iter", low=1),
+    "max_iter": partial(check_int, "--max-iter", low=1), "n_neighbors": partial(check_int, "--n-neighbors", low=1),
 }
 
 

@@ -225,7 +225,7 @@ def test_parameters_are_those_of_scikit_learn(model):
 
     assert NSF().get_params() == {
         "n_factors": 10, "likelihood": "poisson", "kernel": "matern32", "n_inducing": "auto", "inference": "cavi",
-        "n_starts": 4, "max_iter": 300, "tol": 1e-4, "learn_kernels": True, "refine_samples": 0,
+        "n_starts": 4, "max_iter": 300, "tol": 1e-4, "learn_kernels": True, "refine_samples": 0, "n_neighbors": None,
         "random_state": 0,
     }
     copy = clone(model).set_params(n_factors=2, kernel="matern52")

@@ -112,7 +112,7 @@ def _adopt(self, where: tuple[tuple[int, ...], int], value: Callable[[], float])
     group, old = Groups([factors]), (factors.prior, factors.projections)
     memory, kernel = remember(group), stretched(factors.projections.kernel, where[0])
     factors.prior = replace(factors.prior, kernel=kernel)
-    factors.projections = Projections(kernel, old[1].points, old[1].coords)
+    factors.projections = old[1].alike(kernel)
     factors.length_scales = self.lengths(where[1])
     for l, sites in enumerate(self.sites):
         factors.regress(l, sites.target, sites.precision)

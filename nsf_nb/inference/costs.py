@@ -15,11 +15,12 @@ from ..data.findings import Finding
 from .kernel_learning import TILE
 from .machine import Speed, in_bytes, machine_memory, measured_speed
 from .initialise import GUESSES, ROUND
+from .blocks import BLOCK, COARSE
 from .race import COARSE_POINTS, n_race_sweeps
 from .records import FitSettings
 from .sampled_start import RACE_SPOTS
 from .sharded_fit import LEARN_SPOTS, dealt_out
-from .stored_basis import BLOCK, basis_kind
+from .stored_basis import BLOCK as STORED, basis_kind
 from .svi import SviSettings
 from ..models.factor_model import FactorModel
 from ..probability.inducing import n_inducing_points
@@ -45,8 +46,8 @@ class Work:
         Whether every place is an inducing point; whether kernels are learned.
     n_starts, n_sweeps
         Starts; sweeps of the final run that are counted with, or epochs.
-    n_samples, batch, block_rows, thrifty
-        Draws and spots of a step of "svi", else 0; rows dense at a time; whether candidate kernels wait for no factor.
+    n_samples, batch, block_rows, thrifty, n_neighbors
+        Draws and spots of a step of "svi", else 0; rows dense at a time; whether candidates are forgotten; K, else 0.
     basis, share
         How projections of a fit that is dealt out are kept, else empty; of the spots that a covariance looks at.
     """
@@ -66,6 +67,7 @@ class Work:
     batch: int = 0
     block_rows: int = 4096
     thrifty: bool = False
+    n_neighbors: int = 0
     basis: str = ""
     share: float = 1.0
 
@@ -86,11 +88,12 @@ def work_of(model: FactorModel, how: FitSettings | SviSettings, data: SpatialCou
     svi, amounts = isinstance(how, SviSettings), model.link.nonnegative and model.likelihood.counts
     kind, most = ("svi", how.max_epochs) if svi else ("cavi" if amounts else "real", how.max_sweeps)
     spatial = sum(group.n_factors for group in model.groups if group.spatial)
-    m = n_inducing_points(data.n_places, how.n_inducing) if spatial else 0
+    near = max(getattr(group.prior, "n_neighbors", 0) for group in model.groups)
+    m = n_inducing_points(data.n_places, data.n_places if near else how.n_inducing) if spatial else 0
     starts = how.n_starts if amounts else 1
     draws = (how.n_samples, how.batch_size or data.n_obs) if svi else ()
     sizes = data.n_obs, data.n_features, data.counts.nnz, model.n_factors, spatial, m, m == data.n_places
-    more = {"block_rows": data.block_rows, "thrifty": getattr(how, "thrifty", False)}
+    more = {"block_rows": data.block_rows, "thrifty": getattr(how, "thrifty", False), "n_neighbors": near}
     if not svi and dealt_out(model, data, how):
         kind_of = how.shards.kind if how.shards.kind != "auto" else basis_kind(data.n_obs, m, how.shards.budget)
         more |= {"basis": kind_of, "share": how.shards.share_of(data.n_obs, m)}
@@ -102,10 +105,12 @@ _BASE, _ROWS = 1.1e8, 4096
 
 def _projections(work):
     """Bytes of the projections that are alive together, @eq-cost-projection, and of the making of one."""
-    n, m = work.n_obs, work.n_inducing
+    n, m, k = work.n_obs, work.n_inducing, work.n_neighbors
+    if k:
+        return 4 * m * (24 * k + 8 * BLOCK + 4 * COARSE + 4 * TILE) + m * (12 * k**2 + 32 * COARSE)
     if work.basis:
         kept = {"float32": 4, "float16": 2}.get(work.basis, 0) * m * n + 8 * m**2
-        return (4 if work.learns else 1) * kept + 40 * m * min(n, BLOCK)
+        return (4 if work.learns else 1) * kept + 40 * m * min(n, STORED)
     one, making = 4 * m * n + 8 * m**2, 32 * m**2 if work.at_places else 4 * m * n + 32 * m * min(n, _ROWS)
     if work.kind == "svi":
         return work.n_spatial * (2 * one if work.learns else one) + making
@@ -135,7 +140,8 @@ def memory_of(work: Work) -> dict[str, float]:
         Bytes by part: base, projections, covariances, factors, blocks, starts.
     """
     n, j, l, m = work.n_obs, work.n_features, work.n_factors, work.n_inducing
-    found = {"base": _BASE, "projections": _projections(work), "covariances": 20 * work.n_spatial * m**2}
+    found = {"base": _BASE, "projections": _projections(work)}
+    found["covariances"] = (8 * BLOCK if work.n_neighbors else 20 * m) * work.n_spatial * m
     found |= {"factors": 100 * n * l, "blocks": 20 * j * min(n, work.block_rows), "starts": _starts(work)}
     if work.kind == "svi":  # Adam has two more of each root, a gradient is a third; draws are one array, S×B×J
         found["covariances"] *= 1.6
@@ -152,11 +158,15 @@ def _pass(work):
 
 
 def _ascend(work, m):
-    n, l = work.n_obs, work.n_spatial
-    return np.array([6.0 * n * m * l + 4.0 * l * m**2, 60.0 * n * work.n_factors])
+    n, l, rest = work.n_obs, work.n_spatial, 60.0 * work.n_obs * work.n_factors
+    if work.n_neighbors and m == work.n_inducing:
+        return l * m * (4 * work.n_neighbors + 2 * BLOCK + 4 * COARSE) * np.array([6.0, 4.0]) + [0.0, rest]
+    return np.array([6.0 * n * m * l + 4.0 * l * m**2, rest])
 
 
-def _covariance(n, m, share=1.0):
+def _covariance(n, m, near=0, share=1.0):
+    if near:
+        return m * np.array([2.5 * BLOCK**2 + 2.0 * COARSE**2, 12.0 * BLOCK])
     products = 1.125 * (1 + share) if m >= LARGE else 1.25 + 2 * share
     return np.array([products * n * m**2 + 1.7 * m**3, 6.0 * n * m + 6.0 * m**2])
 
@@ -164,6 +174,8 @@ def _covariance(n, m, share=1.0):
 def _project(work, m):
     """Of one projection of the spots."""
     n = m if work.at_places else work.n_obs
+    if (k := work.n_neighbors) and m == work.n_inducing:
+        return m * np.array([k**3 + 2.0 * COARSE**2, 60.0 * k**2 + 12.0 * COARSE])
     return np.array([(0 if work.at_places else 2.0 * n * m**2) + 2 / 3 * m**3, 12.0 * n * m + 12.0 * m**2])
 
 
@@ -195,17 +207,18 @@ def _race(work):
 def _ascent_phases(work):
     """Operations and entries of each phase of a deterministic fit."""
     n, m, l = work.n_obs, work.n_inducing, work.n_spatial
-    new, sweep, renewed = l * _covariance(n, m), _pass(work) + _ascend(work, m), l * _covariance(n, m, work.share)
-    race = _race(work) if work.kind == "cavi" else 0
+    near, sweep = work.n_neighbors, _pass(work) + _ascend(work, m)
+    new, renewed = l * _covariance(n, m, near), l * _covariance(n, m, near, work.share)
+    local = (near > 0) * l * m * np.array([3e4, 4e4])  # the variances that are reported
     learning = work.learns * (l * _CANDIDATES * _judge(work) + 0.5 * new + _project(work, m))
     refine = _project(work, m) + new + 5 * sweep
     return {
-        "starts": race if work.kind == "cavi" else refine,
+        "starts": _race(work) if work.kind == "cavi" else refine,
         "refine": refine * (work.kind == "cavi"),
         "refresh": (1 + work.n_sweeps // 15) * renewed / 2,
         "sweeps": (work.n_sweeps + 40) * sweep if work.kind == "cavi" else 2 * work.n_sweeps * sweep,
         "kernels": (2 if work.kind == "cavi" else 3) * learning,
-        "between": (work.kind == "cavi") * work.learns * (l * _CANDIDATES * _judge(work) + new + _project(work, m)),
+        "between": local + (work.kind == "cavi") * (learning + 0.5 * work.learns * new),
     }
 
 # %% ../../nbs/4_inference/49_costs.ipynb #00c6e368

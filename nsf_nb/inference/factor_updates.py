@@ -121,25 +121,29 @@ def _dense_covariance(self, factor: int) -> Float[tf.Tensor, "M M"]:
     return tf.matmul(self.scale[factor], self.scale[factor], transpose_a=True)
 
 
-def _set_covariance(self, factor: int, sites: Float[np.ndarray, "N"]) -> None:
+def _solve(self, factor, sites):
     """Covariance, marginal variances and divergence that belong to given sites, Eq. @eq-spot-variance."""
     p = self.projection(factor)
-    self._store(factor, sites, _covariance(p.basis, p.residual, float(self.amplitudes[factor]), sites.astype("f4")))
+    return _covariance(p.basis, p.residual, float(self.amplitudes[factor]), sites.astype("f4"))
+
+
+def _set_covariance(self, factor: int, sites: Float[np.ndarray, "N"]) -> None:
+    """Give a factor the covariance that belongs to given sites."""
+    self._store(factor, sites, self._solve(factor, sites))
 
 
 def _regress(self, factor: int, targets: Float[np.ndarray, "N"], sites: Float[np.ndarray, "N"]) -> None:
     """Gaussian process regression of one factor on targets (N, less the trend) with precisions `sites` (N)."""
     _set_covariance(self, factor, sites)
-    _condition(self, factor, targets, sites)
+    self._condition(factor, targets, sites)
 
-
+# %% ../../nbs/4_inference/410_factor_updates.ipynb #ecbdce73
 def _regress_alike(self, targets: Float[np.ndarray, "N L"], sites: Float[np.ndarray, "N"]) -> None:
     """The same for all factors of a group that has one kernel and one set of precisions: one covariance serves all."""
-    p = self.projection(0)
-    found = _covariance(p.basis, p.residual, float(self.amplitudes[0]), sites.astype("f4"))
+    found = self._solve(0, sites)
     for l in range(len(self.amplitudes)):
         self._store(l, sites, found)
-        _condition(self, l, targets[:, l], sites)
+        self._condition(l, targets[:, l], sites)
 
 
 def _condition(self, factor, targets, sites):
@@ -154,12 +158,9 @@ def _condition(self, factor, targets, sites):
     self.recompute([factor])
 
 # %% ../../nbs/4_inference/410_factor_updates.ipynb #9f4b2872
-_COLUMNS = ("mean", "offset", "log_factors", "variance", "sites")
-
-
 def _change_kernel(self, factor: int, length_scale: float, amplitude: float, sites: "Sites") -> bool:  # noqa: F821
     """Move a factor to another kernel by regression on its sites; False, and all as before, if the bound would fall."""
-    kept = {name: getattr(self, name)[:, factor].copy() for name in _COLUMNS}
+    kept = {name: getattr(self, name)[:, factor].copy() for name in (*self.means, "variance", "sites")}
     own = "length_scales", "amplitudes", "scale", "kl_covariance"
     old = [getattr(self, name)[factor] for name in own]
 
@@ -201,22 +202,22 @@ def _refresh(self, exposure: Float[np.ndarray, "N L"], slope: Float[np.ndarray, 
     """
     renewed = 0
     for l in range(len(self.amplitudes)):
-        p, a, weight = self.projection(l), float(self.amplitudes[l]), exposure[:, l] * np.exp(self.log_factors[:, l])
+        weight = exposure[:, l] * np.exp(self.log_factors[:, l])
         b = np.zeros(len(weight)) if slope is None else slope[:, l]
         old, sites = self.sites[:, l].copy(), _precision(weight, self.variance[:, l], b)
         if np.abs(sites - old).sum() < _STALE * sites.sum():
             continue
         before = _gain(weight, self.variance[:, l], b) - self.kl_covariance[l]
         for _ in range(4):
-            found = _covariance(p.basis, p.residual, a, sites)
-            if _gain(weight, found[1].numpy(), b) - float(found[2]) >= before:
+            found = self._solve(l, sites)
+            if _gain(weight, np.asarray(found[1]), b) - float(found[2]) >= before:
                 self._store(l, sites, found)
                 renewed += 1
                 break
             sites = (sites + old) / 2
     if renewed:
-        for g, _ in _grouped(self):
-            self.recompute(g)
+        for value in np.unique(self.length_scales):
+            self.recompute(np.flatnonzero(self.length_scales == value))
     return renewed
 
 # %% ../../nbs/4_inference/410_factor_updates.ipynb #6f0dfad7
@@ -278,6 +279,8 @@ def _moments(self) -> tuple[Float[np.ndarray, "N L"], Float[np.ndarray, "N L"]]:
 class _State:
     """Arrays of a group of spatial factors; L factors, N spots, M inducing points, P = D + 1."""
 
+    means = "mean", "offset", "log_factors"  # what a step of the means moves
+
     def __init__(
         self, prior: GaussianProcess, points: Float[np.ndarray, "M D"], coords: Float[np.ndarray, "N D"],
         n_factors: int, projections: Projections | None = None,
@@ -319,7 +322,7 @@ class SpatialFactors(_State):
     covariance = _dense_covariance
     regress, regress_alike, change_kernel, refresh, ascend = _regress, _regress_alike, _change_kernel, _refresh, _ascend
     recompute, posterior, moments, projection = _recompute, _posterior, _moments, _projection
-    point, set_point = _point, _set_point
+    point, set_point, _solve, _condition = _point, _set_point, _solve, _condition
 
     @property
     def spread(self) -> Float[np.ndarray, "N L"]:

@@ -12,7 +12,7 @@ from functools import partial
 
 import numpy as np
 
-from ..core import logger, streams
+from ..core import ConfigError, explain, logger, streams
 from ..data.counts import SpatialCounts
 from ..data.scaling import CoordinateScaling
 from .axes import learner_of
@@ -120,6 +120,12 @@ def _refined(engine, how, diary):
     engine.restart()
 
 
+def _moments(m, v, factors):
+    """Means of the factors, which belong to the bound, and standard deviations by the variances that are reported."""
+    expected = lognormal_moments(m, v)[0]
+    return expected, expected * np.sqrt(np.expm1(factors.spot_variance.astype(np.float64)))
+
+# %% ../../nbs/4_inference/460_fit.ipynb #3f2614c9
 def finish(
     engine: CoordinateAscent, how: FitSettings, scaling: CoordinateScaling, diary: Diary, converged: bool
 ) -> FitResult:
@@ -147,7 +153,8 @@ def finish(
         logger.info("the bound still rises after %d sweeps; allow more to go on", how.max_sweeps)
     m, v = engine.factors.log_factors.astype(np.float64), engine.factors.variance
     elbo = with_sampled(engine.elbo(), engine.model, state, engine.data, m, v)
-    return FitResult(engine.model, state, scaling, *lognormal_moments(m, v), elbo, diary.rows, converged, diary.seconds)
+    moments = _moments(m, v, engine.factors)
+    return FitResult(engine.model, state, scaling, *moments, elbo, diary.rows, converged, diary.seconds)
 
 # %% ../../nbs/4_inference/460_fit.ipynb #a797246a
 def _fit_amounts(model, data, scaling, how, diary):
@@ -158,7 +165,8 @@ def _fit_amounts(model, data, scaling, how, diary):
         sample = some_spots(data, rng["spots"]) if model.spatial else data
         coarse = diary.timed("starts", best_start, model, sample, how.n_starts, rng["starts"], diary)
         coarse = diary.timed("starts", spread_out, coarse, data)
-        points = choose_inducing_points(data.coords, how.n_inducing, data.size_factors) if model.spatial else None
+        cover = model.spatial and not model.by_neighbours
+        points = choose_inducing_points(data.coords, how.n_inducing, data.size_factors) if cover else None
         engine = diary.timed("refine", refine, model, data, points, coarse)
     else:
         engine = diary.restored(partial(engine_from, kept["engine"], model, data))
@@ -166,6 +174,12 @@ def _fit_amounts(model, data, scaling, how, diary):
     return finish(engine, how, scaling, diary, climb(engine, how, diary))
 
 # %% ../../nbs/4_inference/460_fit.ipynb #29395b6a
+def _check_refinement(model, how):
+    if how.refine_samples and model.by_neighbours:
+        found = f"{how.refine_samples} under a prior of neighbours"
+        raise ConfigError(explain("refine_samples=0", found, "leave it out, or use inducing points"))
+
+# %% ../../nbs/4_inference/460_fit.ipynb #42e8bb6e
 def fit(
     model: FactorModel, data: SpatialCounts, how: FitSettings | None = None,
     watch: Callable[[object, dict], None] | None = None, stop: Stop | None = None, keeper: Keeper | None = None,
@@ -189,6 +203,7 @@ def fit(
         State, history and timings; a DivergenceError if the bound is not finite.
     """
     how = FitSettings() if how is None else how
+    _check_refinement(model, how)
     how = replace(how, seed=fixed_seed(how.seed, keeper))
     scaling = CoordinateScaling.fit(data.coords)
     data = replace(data, coords=scaling.apply(data.coords))

@@ -165,6 +165,11 @@ def _groups_jitter(self) -> float:
     """The largest that a kernel matrix in use has needed; 0 without spatial factors."""
     return max((part.projections.jitter for part in self.parts if isinstance(part, SpatialFactors)), default=0.0)
 
+
+def _groups_spot_variance(self) -> Float[np.ndarray, "N L"]:
+    """Variances of all factors as they are reported: v, unless a group has better ones (chapter 434)."""
+    return np.concatenate([getattr(part, "spot_variance", part.variance) for part in self.parts], axis=-1)
+
 # %% ../../nbs/4_inference/411_groups.ipynb #353775d8
 class Groups:
     """Several groups of factors.
@@ -202,4 +207,4 @@ class Groups:
         """Divergences of all factors, nats."""
         return self._joined("kl")
 
-    posteriors, jitter = _groups_posteriors, property(_groups_jitter)
+    posteriors, jitter, spot_variance = _groups_posteriors, property(_groups_jitter), property(_groups_spot_variance)

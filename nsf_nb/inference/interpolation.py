@@ -12,7 +12,8 @@ from jaxtyping import Float
 
 from .factor_updates import SpatialFactors
 from .kernel_learning import LENGTH_SCALES, RATIO, Candidates, Sites, sites_of, tiles_of
-from ..probability.priors import SpatialPosterior
+from .neighbour_factors import NeighbourFactors
+from ..probability.priors import SmoothPosterior, SpatialPosterior
 from ..probability.sparse_gp import Projection, posterior_scale, weighted_gram
 
 # %% ../../nbs/4_inference/432_interpolation.ipynb #562ce108
@@ -77,7 +78,7 @@ def regression(
 # %% ../../nbs/4_inference/432_interpolation.ipynb #b1fa0b19
 def interpolate(
     factors: SpatialFactors, pseudo_counts: Float[np.ndarray, "N L"], exposure: Float[np.ndarray, "N L"]
-) -> SpatialPosterior:
+) -> SmoothPosterior:
     """Posterior to predict with, each factor with its predictive length scale.
 
     Parameters
@@ -89,14 +90,16 @@ def interpolate(
 
     Returns
     -------
-    SpatialPosterior
-        For places between the spots.
+    SmoothPosterior
+        For places between the spots; of the kind of the group.
     """
     tiles, points, found = tiles_of(factors), factors.projections.points, []
     for l, (rho, a) in enumerate(zip(factors.length_scales, factors.amplitudes, strict=True)):
         sites = sites_of(factors, l, pseudo_counts, exposure)
-        rho = predictive_length_scale(Candidates(tiles, sites), float(rho), float(a))
-        found.append((rho, *regression(factors.projections[rho], float(a), sites)))
+        found.append((predictive_length_scale(Candidates(tiles, sites), float(rho), float(a)), float(a), sites))
+    if isinstance(factors, NeighbourFactors):
+        return factors.between([rho for rho, *_ in found], [sites for *_, sites in found])
+    found = [(rho, *regression(factors.projections[rho], a, sites)) for rho, a, sites in found]
     factors.projections.keep(factors.length_scales)
     kernels, trend = (np.array([one[0] for one in found]), factors.amplitudes.copy()), factors.trend.T.copy()
     mean, scale = (np.stack([one[k] for one in found]) for k in (1, 2))

@@ -181,11 +181,12 @@ def tiles_of(factors: SpatialFactors, largest: int = TILE) -> list[Tile]:
     Returns
     -------
     list
-        One tile, the whole tissue, if there are not more inducing points.
+        One tile, the whole tissue, if there are not more inducing points. Under the prior of neighbours (chapter 434)
+        the points are all places, so that nothing but the cut is approximated.
     """
     whole = factors.projections
     parts = cut(whole.points, whole.coords, largest)
-    if len(parts) == 1:
+    if len(parts) == 1 and isinstance(whole, Projections):
         return [Tile(parts[0][1], whole)]
     return [Tile(rows, Projections(whole.kernel, whole.points[i], whole.coords[rows])) for i, rows in parts]
 

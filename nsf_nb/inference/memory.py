@@ -19,6 +19,7 @@ from .coordinate_ascent import CoordinateAscent
 from .factor_updates import SpatialFactors
 from .groups import Groups, IndependentFactors
 from .kernel_learning import KernelLearner, tiles_of
+from .neighbour_factors import NeighbourFactors, factors_of
 from .real_ascent import RealAscent, term_of
 from .site_moves import Mixing, RealFactors
 from ..models.factor_model import FactorModel
@@ -42,7 +43,8 @@ def _part(part: SpatialFactors | IndependentFactors) -> dict[str, Any]:
     """A group of factors."""
     kept = {name: _copied(getattr(part, name)) for name in _ARRAYS if hasattr(part, name)}
     if isinstance(part, SpatialFactors):
-        kept |= {"scale": [one.numpy() for one in part.scale], "points": part.projections.points}
+        scale = [] if isinstance(part, NeighbourFactors) else [one.numpy() for one in part.scale]
+        kept |= {"scale": scale, "points": part.projections.points}
         kept |= {"stretch": part.projections.kernel.stretch, "jitter": part.projections.least_jitter}
     return kept
 
@@ -66,13 +68,23 @@ def _set_part(part: SpatialFactors | IndependentFactors, kept: dict[str, Any]) -
     if part.variance.min() <= 0:
         raise ValueError("variance: values that are not positive")
     if isinstance(part, SpatialFactors):
-        m = len(part.mean)
-        part.scale = [tf.constant(_fitting("scale", one, (m, m)), tf.float32) for one in kept["scale"]]
         part._groups = None
-        if len(part.scale) != len(part.amplitudes) or min(part.length_scales.min(), part.amplitudes.min()) <= 0:
+        if min(part.length_scales.min(), part.amplitudes.min()) <= 0:
             raise ValueError("kernels that do not belong to these factors")
         if part.projections.least_jitter != kept["jitter"]:
             part.projections.harden(kept["jitter"])
+        _set_scale(part, kept["scale"])
+
+
+def _set_scale(part: SpatialFactors, kept: list) -> None:
+    """Put covariances back; under a prior of neighbours they follow from the sites, to the same bits."""
+    if isinstance(part, NeighbourFactors):
+        part.restore()
+        return
+    m = len(part.mean)
+    part.scale = [tf.constant(_fitting("scale", one, (m, m)), tf.float32) for one in kept]
+    if len(part.scale) != len(part.amplitudes):
+        raise ValueError("kernels that do not belong to these factors")
 
 # %% ../../nbs/4_inference/444_memory.ipynb #fcf3508c
 def _stretched(prior, stretch):
@@ -88,7 +100,10 @@ def _new_part(group, kept, coords, projections, real):
     else:
         prior, points = _stretched(group.prior, kept["stretch"]), kept["points"]
         points = _fitting("points", points, (len(points), coords.shape[1]))
-        part = SpatialFactors(prior, points, coords, group.n_factors, projections)
+        if projections is None:
+            part = factors_of(prior, points, coords, group.n_factors)
+        else:  # the coarse cover of a race
+            part = SpatialFactors(prior, points, coords, group.n_factors, projections)
     _set_part(part, kept)
     return part
 
@@ -171,7 +186,7 @@ def put_back(engine: CoordinateAscent | RealAscent, kept: dict[str, Any]) -> Non
             prior = _stretched(part.prior, own["stretch"])
             if prior.kernel.stretch != part.projections.kernel.stretch:
                 part.prior = prior
-                part.projections = Projections(prior.kernel, part.projections.points, part.projections.coords)
+                part.projections = part.projections.alike(prior.kernel)
         _set_part(part, own)
     _set_rest(engine, kept)
 

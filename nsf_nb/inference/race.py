@@ -21,6 +21,7 @@ from .groups import Groups, IndependentFactors
 from .initialise import Start, better_factorizations, starts
 from .kernel_learning import sites_of
 from .memory import engine_from, memory_of
+from .neighbour_factors import factors_of
 from .records import Diary, check_finite
 from .recovery import TROUBLE, diverged
 from ..models.factor_model import FactorModel
@@ -239,7 +240,7 @@ SETTLING_SWEEPS = 5
 def _finer(group, points, coarse, k):
     """The k-th group of a coarse engine on other inducing points and with its own prior."""
     old, columns = coarse.factors.parts[k], coarse.factors.slices[k]
-    factors = SpatialFactors(group.prior, points, coarse.data.coords, group.n_factors)
+    factors = factors_of(group.prior, points, coarse.data.coords, group.n_factors)
     factors.trend = old.trend.copy()
     for l in range(group.n_factors):
         sites = sites_of(old, l, coarse.pseudo_counts[:, columns], coarse.exposure[:, columns])
@@ -247,15 +248,17 @@ def _finer(group, points, coarse, k):
     return factors
 
 # %% ../../nbs/4_inference/45_race.ipynb #8da7de70
-def refine(model: FactorModel, data: SpatialCounts, points: np.ndarray, coarse: CoordinateAscent) -> CoordinateAscent:
-    """The same fit on other inducing points and with the model's own prior.
+def refine(
+    model: FactorModel, data: SpatialCounts, points: np.ndarray | None, coarse: CoordinateAscent
+) -> CoordinateAscent:
+    """The same fit on other inducing points, or by neighbours, and with the model's own prior.
 
     Parameters
     ----------
     model, data
         What is fitted, and to what.
     points
-        M×D inducing points.
+        M×D inducing points; not used by neighbours, nor without space.
     coarse
         The engine so far.
 

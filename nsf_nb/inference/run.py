@@ -59,6 +59,14 @@ def carry_on(
         diary.close()
 
 # %% ../../nbs/4_inference/461_run.ipynb #187bd00d
+def _check_prior(old, new):
+    if old.by_neighbours != new.by_neighbours:
+        names = ("inducing points", "neighbours")
+        expected, found = (f"a prior by {names[model.by_neighbours]}" for model in (new, old))
+        found = f"{found} in the fit to begin with"
+        raise ConfigError(explain(expected, found, "continue a fit of the same prior"))
+
+# %% ../../nbs/4_inference/461_run.ipynb #ec55862d
 def run(
     model: FactorModel, data: SpatialCounts, how: FitSettings | SviSettings, begin: FitResult | None = None,
     watch: Callable[[object, dict], None] | None = None, stop: Stop | None = None, keeper: Keeper | None = None,
@@ -89,6 +97,7 @@ def run(
         if old != new or begin.model.link != model.link:
             do = "continue a fit of the same model"
             raise ConfigError(explain(f"factors (spatial, number) {new}", f"{old} in the fit to begin with", do))
+        _check_prior(begin.model, model)
         begin = replace(begin, model=model)
     if isinstance(how, SviSettings):
         return fit_svi(model, data, how, begin, Diary(how.max_epochs, watch, stop, keeper))

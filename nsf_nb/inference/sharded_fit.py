@@ -51,9 +51,10 @@ def dealt_out(model: FactorModel, data: SpatialCounts, how: FitSettings) -> bool
         and without refinement by sampling. A ConfigError if there is an executor and nothing to deal out.
     """
     amounts, asked = model.link.nonnegative and model.likelihood.counts, how.shards.executor is not None
-    able = amounts and model.spatial and not model.groups[0].prior.kernel.ard and not how.refine_samples
+    able = amounts and model.spatial and not (model.by_neighbours or how.refine_samples)
+    able = able and not model.groups[0].prior.kernel.ard
     if asked and not able:
-        expected = "spatial factors with counts, nonnegative, without ard=True and refine_samples, for an executor"
+        expected = "an executor for nonnegative factors on inducing points with counts, without ard and refine_samples"
         raise ConfigError(explain(expected, "another fit", "fit without an executor"))
     return able and (asked or data.n_obs >= how.shards.least)
 

@@ -214,9 +214,9 @@ _MEANS = "mean", "offset", "log_factors"
 
 
 def _renew_spatial(part, l, precision):
-    kept = [getattr(part, name)[:, l].copy() for name in _MEANS]
+    kept = [getattr(part, name)[:, l].copy() for name in part.means]
     part.regress(l, np.zeros(len(precision)), precision)
-    for name, column in zip(_MEANS, kept, strict=True):
+    for name, column in zip(part.means, kept, strict=True):
         getattr(part, name)[:, l] = column
 
 

@@ -24,6 +24,7 @@ from .records import Diary, FitResult
 from .recovery import TROUBLE, diverged, guarded
 from .groups import Groups, IndependentFactors
 from .initialise import starts
+from .neighbour_factors import factors_at
 from .race import begin as engine_at
 from .real_ascent import RealAscent, term_of
 from .real_valued import begin_real
@@ -215,6 +216,9 @@ def _begin(model, data, how, begin, points):
 
 
 def _check(model, data, how, begin):
+    if model.by_neighbours:
+        found, do = "stochastic gradients", 'use inference="cavi", or leave n_neighbors out for inducing points'
+        raise ConfigError(explain("deterministic ascent under a prior of neighbours", found, do))
     if begin is not None:
         found = (begin if isinstance(begin, FactorState) else begin.state).loadings.shape
         if found != (data.n_features, model.n_factors):
@@ -295,10 +299,10 @@ def fit_svi(
         diary.close()
 
 # %% ../../nbs/4_inference/423_svi.ipynb #4b0694c7
-def _spatial_factors(posterior, data, spots):
+def _spatial_factors(posterior, coords):
     """Factors of the deterministic engine at a posterior of this one; residuals at their prior."""
-    mean, variance = spots
-    factors = SpatialFactors(posterior.prior, posterior.inducing_points, data.coords, len(posterior.amplitudes))
+    mean, variance = posterior.at(coords)
+    factors = SpatialFactors(posterior.prior, posterior.inducing_points, coords, len(posterior.amplitudes))
     factors.length_scales, factors.amplitudes = posterior.length_scales.copy(), posterior.amplitudes.astype(float)
     factors.trend, factors.mean = (np.ascontiguousarray(x.T, "f4") for x in (posterior.trend, posterior.mean))
     for l, r in enumerate(tf.constant(posterior.scale, tf.float32)):
@@ -314,7 +318,7 @@ def _parts_of(found, data):
     make = IndependentFactors if found.model.link.nonnegative else RealFactors
     for group, at, posterior in zip(found.model.groups, found.model.slices, found.state.posteriors, strict=True):
         if group.spatial:
-            yield _spatial_factors(posterior, data, posterior.at(data.coords))
+            yield (factors_at if found.model.by_neighbours else _spatial_factors)(posterior, data.coords)
             continue
         part = make(group.prior, mean[:, at])
         part.variance = variance[:, at].astype(part.variance.dtype)

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field, fields, replace
 import numpy as np
 from jaxtyping import Float
 
-from ..core import check_int
+from ..core import ConfigError, check_int, explain
 from ..probability.likelihoods import Gaussian, NegativeBinomial, Poisson
 from ..probability.links import ExponentiateThenMix, MixThenLink, limited_moments
-from ..probability.priors import GaussianProcess, Independent, IndependentPosterior, SpatialPosterior
+from ..probability.neighbour_prior import NeighbourProcess
+from ..probability.priors import GaussianProcess, Independent, IndependentPosterior, SmoothPosterior
 
 # %% ../../nbs/3_models/30_factor_model.ipynb #c65aed1e
 @dataclass(frozen=True)
@@ -59,6 +60,18 @@ def _with_length_scale(self, length_scale: float, amplitude: float) -> "FactorMo
     return replace(self, groups=tuple(groups))
 
 # %% ../../nbs/3_models/30_factor_model.ipynb #76f1e479
+def _by_neighbours(self) -> bool:
+    """Whether its spatial factors have the prior of nearest neighbours."""
+    return any(isinstance(group.prior, NeighbourProcess) for group in self.groups)
+
+
+def _check(self):
+    if self.by_neighbours and not (self.link.nonnegative and self.likelihood.counts):
+        expected = "counts and nonnegative loadings under a prior of neighbours"
+        found = f"{self.likelihood.name} data" if self.link.nonnegative else "loadings of any sign"
+        raise ConfigError(explain(expected, found, "leave n_neighbors out for inducing points, or fit counts"))
+
+# %% ../../nbs/3_models/30_factor_model.ipynb #a572cb6e
 @dataclass(frozen=True)
 class FactorModel:
     """The parts of a model, Eq. @eq-factor-model.
@@ -76,7 +89,7 @@ class FactorModel:
     groups: tuple[FactorGroup, ...]
     likelihood: Poisson | NegativeBinomial | Gaussian = field(default_factory=Poisson)
     link: ExponentiateThenMix | MixThenLink = field(default_factory=ExponentiateThenMix)
-    with_length_scale = _with_length_scale
+    with_length_scale, by_neighbours, __post_init__ = _with_length_scale, property(_by_neighbours), _check
 
     @property
     def spatial(self) -> bool:
@@ -155,6 +168,7 @@ def _joint(posteriors, coords):
     """Marginals of the factors of all groups, N×L each."""
     mean, variance = zip(*(posterior.at(coords) for posterior in posteriors), strict=True)
     return np.concatenate(mean, axis=1), np.concatenate(variance, axis=1)
+
 
 
 # %% ../../nbs/3_models/30_factor_model.ipynb #d7ce93d9
@@ -257,14 +271,14 @@ class FactorState:
     """
 
     loadings: Float[np.ndarray, "J L"]
-    posteriors: tuple[SpatialPosterior | IndependentPosterior, ...]
+    posteriors: tuple[SmoothPosterior | IndependentPosterior, ...]
     ceiling: Float[np.ndarray, "L"] | None = None
     dispersion: Float[np.ndarray, "J"] | None = None
     intercept: Float[np.ndarray, "J"] | None = None
     level: Float[np.ndarray, "J"] | None = None
     largest: Float[np.ndarray, "J"] | None = None
     link: ExponentiateThenMix | MixThenLink = field(default_factory=ExponentiateThenMix)
-    between: SpatialPosterior | None = None
+    between: SmoothPosterior | None = None
     at, factors_at, expected, mean_at = _at, _factors_at, _expected, _mean_at
 
     @property
@@ -273,7 +287,7 @@ class FactorState:
         return 0 if self.spatial is None else len(self.spatial.amplitudes)
 
     @property
-    def spatial(self) -> SpatialPosterior | None:
+    def spatial(self) -> SmoothPosterior | None:
         """Posterior of the spatial factors, which are one group and come first; None if there are none."""
         first = self.posteriors[0]
-        return first if isinstance(first, SpatialPosterior) else None
+        return first if isinstance(first, SmoothPosterior) else None

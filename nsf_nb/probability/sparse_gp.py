@@ -175,6 +175,11 @@ def _harden(self, least_jitter: float) -> None:
     """Begin anew with a least jitter, 1e-6 until now."""
     self.least_jitter, self._made = least_jitter, {}
 
+
+def _alike(self, kernel: Kernel) -> "Projections":
+    """Of the same points and spots with another kernel; nothing made yet."""
+    return type(self)(kernel, self.points, self.coords)
+
 # %% ../../nbs/2_probability/23_sparse_gp.ipynb #aedf0b3f
 class Projections:
     """Projections of the spots, one per length scale, made when first asked for.
@@ -201,7 +206,7 @@ class Projections:
             self._made[key] = project(self.kernel, self.points, self.coords, key, self._at, self.least_jitter)
         return self._made[key]
 
-    jitter, harden = property(_jitter), _harden
+    jitter, harden, alike = property(_jitter), _harden, _alike
 
     def keep(self, length_scales: Iterable[float]) -> None:
         """Forget all but these.

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from ..core import ConfigError, check_choice, check_int, explain, streams
 from ..inference.records import FitResult
 from ..models.factor_model import FactorState
+from ..probability.neighbour_prior import NeighbourPosterior
 from ..probability.priors import SpatialPosterior, trend_basis
 from ..probability.sparse_gp import basis_at, cholesky
 from .prediction import _of_the_fit, scaled_places
@@ -240,10 +241,14 @@ def draws_at(
     Returns
     -------
     np.ndarray
-        S×B×L or, for rates and counts, S×B×J; float32, factors and counts in the units of `predict`.
+        S×B×L or, for rates and counts, S×B×J; float32, factors and counts in the units of `predict`. A ConfigError for
+        a prior of neighbours.
     """
     places, state = scaled_places(found.scaling, coords, slot), found.state
     n_columns = state.loadings.shape[0 if what != "factors" else 1]
+    if isinstance(state.spatial, NeighbourPosterior):
+        do = "use predict with interval, factor_interval or transform, or fit with inducing points"
+        raise ConfigError(explain("draws from a posterior at inducing points", "a prior of neighbours", do))
     n_samples, rng = check_draws(what, n_samples, len(places), n_columns), streams(random_state, "factors", "counts")
     at = _of_the_fit(spots, coords)
     sizes = np.ones(len(places)) if size_factors is None else size_factors

@@ -16,8 +16,9 @@ from jaxtyping import Float
 from ..core import check_fraction
 from ..inference.records import FitResult
 from ..models.factor_model import FactorState
-from ..probability.priors import SpatialPosterior
-from ..probability.sparse_gp import explained_variance, posterior_scale, project, weighted_gram
+from ..probability.neighbour_prior import NeighbourPosterior
+from ..probability.priors import SmoothPosterior, SpatialPosterior
+from ..probability.sparse_gp import explained_variance, points_at, posterior_scale, project, weighted_gram
 from .draws import log_moments
 from .prediction import _of_the_fit, scaled_places
 
@@ -99,6 +100,17 @@ def site_precisions(found: FitResult, size_factors: Float[np.ndarray, "N"]) -> F
     return out
 
 # %% ../../nbs/5_reading/523_information.ipynb #8e0d3b54
+def _sharper(posterior: SmoothPosterior | None, places: np.ndarray, sites: np.ndarray) -> SmoothPosterior | None:
+    """A posterior with the covariances that belong to other sites; None if there is none."""
+    if posterior is None:
+        return None
+    if isinstance(posterior, NeighbourPosterior):
+        at = points_at(posterior.inducing_points, places)
+        precision = [np.bincount(at, column, len(posterior.inducing_points)) for column in sites.T]
+        return replace(posterior, precision=np.stack(precision))
+    return replace(posterior, scale=_regressed(posterior, places, sites)[0])
+
+
 def _regressed(posterior: SpatialPosterior, places: np.ndarray, sites: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Whitened scales G×M×M, and variances N×G at the spots, @eq-information-variance."""
     scales, variance, seen = np.empty_like(posterior.scale), np.empty(sites.shape), {}
@@ -135,14 +147,19 @@ def wider(
     state, sites, n = found.state, site_precisions(found, size_factors), found.state.spatial_columns
     variance = log_moments(found)[1].copy()
     for posterior, columns in zip(state.posteriors, found.model.slices, strict=True):
-        if not isinstance(posterior, SpatialPosterior):
+        if not isinstance(posterior, SmoothPosterior):
             variance[:, columns] = 1 / (sites[:, columns] + 1 / posterior.prior.variance)
     if not n:
         return state, variance
     places = found.scaling.apply(np.asarray(spots, dtype=np.float64))
-    scale, variance[:, :n] = _regressed(state.spatial, places, sites[:, :n])
-    between = state.between and replace(state.between, scale=_regressed(state.between, places, sites[:, :n])[0])
-    posteriors = replace(state.spatial, scale=scale), *state.posteriors[1:]
+    between = _sharper(state.between, places, sites[:, :n])
+    if isinstance(state.spatial, NeighbourPosterior):
+        spatial = _sharper(state.spatial, places, sites[:, :n])
+        variance[:, :n] = spatial.at(places)[1]
+    else:
+        scale, variance[:, :n] = _regressed(state.spatial, places, sites[:, :n])
+        spatial = replace(state.spatial, scale=scale)
+    posteriors = spatial, *state.posteriors[1:]
     return replace(state, posteriors=posteriors, between=between), variance
 
 # %% ../../nbs/5_reading/523_information.ipynb #c7287fda

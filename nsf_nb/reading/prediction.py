@@ -17,6 +17,7 @@ from ..data.counts import SpatialCounts, check_coords
 from ..data.scaling import CoordinateScaling
 from ..inference.records import FitResult
 from ..models.factor_model import FactorState
+from ..probability.priors import SpatialPosterior
 from .metrics import gene_mean, nearest_spots, prediction_sums
 
 # %% ../../nbs/5_reading/52_prediction.ipynb #f987d27d
@@ -66,7 +67,8 @@ def factors_at(
         N×L each, float64; on the scale of the factors, not of their logarithms.
     """
     places = scaled_places(scaling, coords, slot)
-    step = max(64, _ENTRIES // (1 if state.spatial is None else len(state.spatial.inducing_points)))
+    whole = isinstance(state.spatial, SpatialPosterior)  # every place sees all inducing points
+    step = max(64, _ENTRIES // (len(state.spatial.inducing_points) if whole else 1))
     parts = [state.factors_at(places[i : i + step]) for i in range(0, len(places), step)]
     mean, std = zip(*parts, strict=True)
     return np.concatenate(mean), np.concatenate(std)

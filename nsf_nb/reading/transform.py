@@ -16,7 +16,7 @@ from ..core import logger
 from ..data.counts import SpatialCounts
 from ..inference.records import FitResult
 from ..models.factor_model import FactorModel, FactorState
-from ..probability.priors import SpatialPosterior
+from ..probability.priors import SmoothPosterior
 from .draws import log_moments
 
 # %% ../../nbs/5_reading/522_transform.ipynb #959d1b1f
@@ -45,7 +45,7 @@ def _without_place(found: FitResult) -> tuple[np.ndarray, np.ndarray]:
     m, v = log_moments(found)
     mean, variance = m.mean(axis=0), m.var(axis=0) + v.mean(axis=0)
     for posterior, columns in zip(found.state.posteriors, found.model.slices, strict=True):
-        if not isinstance(posterior, SpatialPosterior):
+        if not isinstance(posterior, SmoothPosterior):
             variance[columns] = posterior.prior.variance
             if not found.state.link.nonnegative:
                 mean[columns] = 0.0
