@@ -24,7 +24,8 @@ from nsf_nb.data.findings import (
 )
 from .data.scaling import CoordinateScaling
 from .diagnosis import Diagnosis
-from .inference.costs import costs_of, look_at_memory, look_at_time, memory_of, work_of
+from .inference.cost_findings import look_at_memory, look_at_time
+from .inference.costs import costs_of, memory_of, work_of
 from .inference.records import FitSettings
 from .inference.svi import SviSettings
 from .models.factor_model import FactorModel
