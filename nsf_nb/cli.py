@@ -20,9 +20,9 @@ from . import _BOOK, __version__
 from .check_command import add_check
 from .compare_command import add_compare
 from nsf_nb.command import (
-    Blocks, Checkpoint, Dask, Data, Factors, Force, Held, Inducing, Inference, Kernel, Key, LayerName, Likelihood, Memory,
-    Minutes, Model, Output, Quiet, Report, Resume, SaveModel, Seed, SizeFactors, Spatial, SpatialKey, Starts, Sweeps,
-    import_tensorflow, layer_of, say, set_verbosity,
+    Blocks, Checkpoint, Dask, Data, Factors, Force, Held, Inducing, Inference, Kernel, Key, LayerName, Likelihood,
+    Memory, Minutes, Model, Output, Quiet, Report, Resume, SaveModel, Seed, SizeFactors, Spatial, SpatialKey,
+    Starts, Sweeps, import_tensorflow, layer_of, say, set_verbosity,
 )
 from .core import ConfigError, NsfError, check_fraction, check_writable, explain
 from .datasets_command import add_datasets
@@ -175,7 +175,7 @@ def _care(estimator: str, checkpoint: str, resume: bool, max_minutes: float | No
     folder = None if checkpoint == "none" else checkpoint
     return vars(Care(folder, resume, max_minutes=max_minutes, max_memory=max_memory))
 
-
+# %% ../nbs/7_experiments/73_cli.ipynb #b88f8832
 def _executor(estimator: str, inference: str | None, address: str | None) -> dict[str, Any]:
     """The workers of a dask cluster for `fit`, if they are asked for; the scheduler has answered."""
     if address is None:
