@@ -158,7 +158,7 @@ def main():
     tf.config.threading.set_inter_op_parallelism_threads(1)
     use_threads(1)
     rows = [row for size in sizes for row in times(*size)]
-    options = {"threads_per_worker": 1, "dashboard_address": None, "silence_logs": logging.ERROR}
+    options = {"threads_per_worker": 1, "dashboard_address": ":0", "silence_logs": logging.ERROR}
     with LocalCluster(n_workers=2, **options) as cluster, Client(cluster) as client:
         rows += [row for size in sizes for row in traffic(*size, client)]
         rows.append(trips(client))

@@ -175,7 +175,7 @@ def _care(estimator: str, checkpoint: str, resume: bool, max_minutes: float | No
     folder = None if checkpoint == "none" else checkpoint
     return vars(Care(folder, resume, max_minutes=max_minutes, max_memory=max_memory))
 
-
+# %% ../nbs/7_experiments/73_cli.ipynb #b88f8832
 def _executor(estimator: str, inference: str | None, address: str | None) -> dict[str, Any]:
     """The workers of a dask cluster for `fit`, if they are asked for; the scheduler has answered."""
     if address is None:

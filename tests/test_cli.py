@@ -189,7 +189,7 @@ REFUSED = {
     "simulate side": ("simulate quilt -o new.h5ad --n-side 13", "n_side", "24"),
     "simulate exists": ("simulate quilt -o good.h5ad", "'good.h5ad'", "--force"),
     "simulate folder": ("simulate quilt -o absent/new.h5ad", "'absent'"),
-    "dask pnmf": ("fit good.h5ad -L 3 -o out.h5ad --model pnmf --dask tcp://127.0.0.1:9", "nsf or nsfh", "pnmf", "--dask"),
+    "dask pnmf": ("fit good.h5ad -L 3 -o out.h5ad --model pnmf --dask tcp://127.0.0.1:9", "nsf or nsfh", "pnmf"),
     "dask svi": ("fit good.h5ad -L 3 -o out.h5ad --inference svi --dask tcp://127.0.0.1:9", "by cavi", "svi"),
     "dask nobody": ("fit good.h5ad -L 3 -o out.h5ad --dask tcp://127.0.0.1", "nobody who answers", "check the address"),
     "score missing": ("score absent.h5ad", "'absent.h5ad'"),

@@ -38,7 +38,7 @@ MODEL, POINTS = FactorModel((FactorGroup(GaussianProcess(length_scale=1.0), T),)
 @pytest.fixture(scope="module")
 def cluster():
     quiet = {"logging": dict.fromkeys(["distributed.nanny", "distributed.worker"], "critical")}
-    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None, "silence_logs": logging.CRITICAL}
+    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0", "silence_logs": logging.CRITICAL}
     with dask.config.set(quiet), LocalCluster(**options) as made:
         yield made
 
