@@ -17,6 +17,7 @@ from .budget import bytes_of, within_memory, within_minutes
 from .core import ConfigError, NsfError, check_positive, explain, logger, settings
 from .data.counts import SpatialCounts
 from .inference.checkpoints import Keeper, identity_of
+from .inference.elsewhere import Elsewhere
 from .inference.records import FitResult, FitSettings
 from .inference.run import run
 from .inference.stopping import Stop
@@ -59,7 +60,8 @@ class Care:
     max_memory
         Of the process, bytes or text as "8GB"; what may be chosen is chosen so that it is kept. Default None: no limit.
     executor
-        Where the spots are dealt out to (chapter 450). Default None: they stay here.
+        Address of a dask scheduler, a client of it, or an `Elsewhere` (chapter 456), to which the spots are dealt out.
+        Default None: they stay here.
     """
 
     checkpoint: str | os.PathLike | None = "auto"
@@ -113,7 +115,8 @@ def _limited(model, how, data, care):
     if care.executor is not None:
         if not isinstance(how, FitSettings):
             raise ConfigError(explain('inference="cavi" for an executor', "another engine", "fit without an executor"))
-        how = replace(how, shards=replace(how.shards, executor=care.executor))
+        executor = care.executor if hasattr(care.executor, "deal") else Elsewhere(care.executor)
+        how = replace(how, shards=replace(how.shards, executor=executor))
     if care.max_memory is not None:
         how, data = within_memory(model, how, data, care.max_memory)
     if care.max_minutes is not None:

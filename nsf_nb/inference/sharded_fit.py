@@ -17,7 +17,7 @@ from ..core import ConfigError, explain, logger, streams
 from ..data.counts import SpatialCounts
 from ..data.scaling import CoordinateScaling
 from .devices import block_spots, check_devices, device_memory
-from .dealing import Lost, Shards, cuts, part_of
+from .dealing import Lost, Shards, cuts, part_of, recut
 from .interpolation import predictive_length_scale
 from .kernel_learning import Candidates, KernelLearner, Sites, sites_of
 from .machine import in_bytes
@@ -59,8 +59,10 @@ def dealt_out(model: FactorModel, data: SpatialCounts, how: FitSettings) -> bool
     return able and (asked or data.n_obs >= how.shards.least)
 
 # %% ../../nbs/4_inference/455_sharded_fit.ipynb #041785f1
-def deal(model: FactorModel, data: SpatialCounts, points: np.ndarray, settings: Shards) -> ShardedAscent:
-    """An engine over shards, before its beginning.
+def deal(
+    model: FactorModel, data: SpatialCounts, points: np.ndarray, settings: Shards
+) -> tuple[ShardedAscent, list[slice]]:
+    """An engine over shards, before its beginning, and the rows of each shard.
 
     Parameters
     ----------
@@ -73,22 +75,22 @@ def deal(model: FactorModel, data: SpatialCounts, points: np.ndarray, settings: 
 
     Returns
     -------
-    ShardedAscent
-        See there.
+    tuple
+        The engine; one slice for each shard.
     """
     devices = check_devices(settings.devices)
     kind = basis_kind(data.n_obs, len(points), settings.budget) if settings.kind == "auto" else settings.kind
-    share, parts = settings.share_of(data.n_obs, len(points)), cuts(data.n_obs, settings.spots)
-    places = itertools.cycle([(name, block_spots(len(points), device_memory(name))) for name in devices])
-    made = [
-        partial(Shard, model, part_of(data, at), points, kind, block, name)
-        for at, (name, block) in zip(parts, places, strict=False)
-    ]
-    shards = Here([make() for make in made]) if settings.executor is None else settings.executor.deal(made)
+    share, shards = settings.share_of(data.n_obs, len(points)), settings.executor
+    if shards is None:
+        parts = cuts(data.n_obs, settings.spots)
+        places = itertools.cycle([(block_spots(len(points), device_memory(name)), name) for name in devices])
+        shards = Here([Shard(model, part_of(data, at), points, kind, *next(places)) for at in parts])
+    else:
+        parts = shards.deal(model, data, points, kind)
     kept = in_bytes({"float32": 4.0, "float16": 2.0}.get(kind, 0.0) * data.n_obs * len(points))
     said = f"{len(parts)} shards, projections kept as {kind} ({kept} for each length scale)"
     logger.info("%s spots: %s, covariances from %.0f %% of the spots", f"{data.n_obs:,}", said, 100 * share)
-    return ShardedAscent(model, shards, points, data.n_obs, share)
+    return ShardedAscent(model, shards, points, data.n_obs, share), parts
 
 # %% ../../nbs/4_inference/455_sharded_fit.ipynb #2a5fa35d
 LEARN_SPOTS, _LEARN_PER_POINT = 20_000, 12
@@ -268,15 +270,16 @@ def fit_over_shards(
     rng, kept = streams(how.seed, "starts", "draws", "spots"), diary.found("final")
     sample = some_spots(data, rng["spots"])
     points = diary.timed("starts", choose_inducing_points, data.coords, how.n_inducing, data.size_factors)
-    engine = deal(model, data, points, how.shards)
+    engine, parts = deal(model, data, points, how.shards)
     try:
         if kept is None:
             coarse = diary.timed("starts", best_start, model, sample, how.n_starts, rng["starts"], diary)
             diary.timed("refine", engine.begin, coarse)
         else:
-            diary.restored(partial(engine.recall, kept["engine"]))
+            engine_kept = kept["engine"] | {"shards": recut(kept["engine"]["shards"], parts)}
+            diary.restored(partial(engine.recall, engine_kept))
         diary.keep("race", None)
-        factors = SampledFactors(engine, data, cuts(data.n_obs, how.shards.spots), rng["draws"])
+        factors = SampledFactors(engine, data, parts, rng["draws"])
         learner = KernelLearner(factors) if how.learn_kernels else None
         converged = climb_over_shards(engine, learner, how, rules, diary)
         return _finish(engine, factors, learner, data, scaling, how, diary, converged)
