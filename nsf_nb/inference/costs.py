@@ -35,10 +35,8 @@ class Work:
 
     Parameters
     ----------
-    kind
-        "cavi", "real" or "svi".
-    n_obs, n_features, n_nonzero
-        N, J, and the number of counts that are not zero.
+    kind, n_obs, n_features, n_nonzero
+        "cavi", "real" or "svi"; N, J, and the number of counts that are not zero.
     n_factors, n_spatial, n_inducing
         L, how many of them are spatial, M (0 without spatial factors).
     at_places, learns
