@@ -102,6 +102,8 @@ def within_memory(
         smallest = min(smallest, amount)
         if before + amount <= limit:
             said = f"{own.n_inducing} inducing points, " if own.n_inducing != how.n_inducing else ""
+            if work_of(model, own, cut).basis:
+                said += f"projections as {own.shards.kind}, "
             logger.info(
                 "max_memory %s: %sblocks of %d spots, %s of %s (%s are in use)", in_bytes(limit), said, cut.block_rows,
                 "candidates one by one, " * getattr(own, "thrifty", False) + f"about {in_bytes(amount)}",

@@ -236,6 +236,13 @@ def _between(engine, factors, learner):
     return SpatialPosterior(factors.prior, engine.points, *kernels, trend, mean, scale)
 
 
+def _remember(diary):
+    """What a checkpoint at the end will have, for the shards will be gone."""
+    if diary.keeper is not None:
+        last = diary.keeper.parts["final"]()
+        diary.keep("final", lambda: last)
+
+
 def _finish(engine, factors, learner, data, scaling, how, diary, converged):
     """The records of a fit that has ended."""
     state, m, v = engine.end(data.size_factors)
@@ -282,6 +289,7 @@ def fit_over_shards(
         factors = SampledFactors(engine, data, parts, rng["draws"])
         learner = KernelLearner(factors) if how.learn_kernels else None
         converged = climb_over_shards(engine, learner, how, rules, diary)
+        _remember(diary)
         return _finish(engine, factors, learner, data, scaling, how, diary, converged)
     finally:
         engine.shards.close()
