@@ -1,4 +1,4 @@
-"""Fits that are dealt out to shards: by estimators, stopped and resumed on other cuts, in little memory; what is refused."""
+"""Fits that are dealt out: by estimators, stopped and resumed on other cuts, in little memory; what is refused."""
 
 import numpy as np
 import pytest
