@@ -117,11 +117,17 @@ def threads(number: int | None) -> Iterator[None]:
     import tensorflow as tf
     from threadpoolctl import threadpool_limits
 
+    from nsf_nb.probability.products import use_threads
+
     with contextlib.suppress(RuntimeError):  # it has computed already
         tf.config.threading.set_intra_op_parallelism_threads(number)
         tf.config.threading.set_inter_op_parallelism_threads(1)
-    with threadpool_limits(number):
-        yield
+    use_threads(number)
+    try:
+        with threadpool_limits(number):
+            yield
+    finally:
+        use_threads(None)
 
 # %% ../nbs/7_experiments/702_run.ipynb #04ddd6e5
 def training_scores(model: Any) -> dict[str, float]:

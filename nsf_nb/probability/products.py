@@ -73,6 +73,8 @@ def use_threads(number: int | None = None) -> None:
 @functools.cache
 def _threads():
     """How many, the pool, and the handle of the BLAS libraries that are loaded."""
+    import scipy.linalg.lapack  # noqa: F401  its library has to be loaded to be limited
+
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     n = _OWN["threads"] or cores
     return n, ThreadPoolExecutor(n, thread_name_prefix="nsf-products"), ThreadpoolController()
