@@ -17,7 +17,7 @@ from .coordinate_ascent import curvature
 from .groups import IndependentFactors
 from .stored_basis import BLOCK, StoredBasis
 from ..models.factor_model import FactorModel
-from ..probability.likelihoods import gene_terms
+from ..probability.dispersion import gene_terms
 from ..probability.priors import SpatialPosterior, trend_basis
 
 # %% ../../nbs/4_inference/453_shards.ipynb #6affbcd3
