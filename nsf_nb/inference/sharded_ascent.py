@@ -188,7 +188,7 @@ _STALE = 0.06
 
 def _root(self, gram, amplitude):
     """C⁻¹ and its part of @eq-kl."""
-    scale, half_log_det = posterior_scale(gram, np.float32(amplitude))
+    scale, half_log_det = posterior_scale(gram, float(amplitude))
     scale = scale.numpy()
     return scale, 0.5 * (np.square(scale, dtype=np.float64).sum() - len(scale)) + float(half_log_det)
 

@@ -228,7 +228,9 @@ def _gram(basis, precision):
     return tf.matmul(basis * precision, basis, transpose_b=True)
 
 
-def weighted_gram(basis: Float[tf.Tensor, "M N"], precision: Float[tf.Tensor, "N"]) -> Float[tf.Tensor, "M M"]:
+def weighted_gram(
+    basis: Float[tf.Tensor, "M N"], precision: Float[tf.Tensor, "N"] | Float[np.ndarray, "N"]
+) -> Float[tf.Tensor, "M M"]:
     """A Λ Aᵀ: NM² operations if M is large, else twice as many: the price of a new covariance.
 
     Parameters
@@ -255,7 +257,7 @@ def _scale(gram, amplitude):
 
 
 def posterior_scale(
-    gram: Float[tf.Tensor, "M M"], amplitude: Float[tf.Tensor, ""]
+    gram: Float[tf.Tensor, "M M"] | Float[np.ndarray, "M M"], amplitude: float | Float[tf.Tensor, ""]
 ) -> tuple[Float[tf.Tensor, "M M"], Float[tf.Tensor, ""]]:
     """C⁻¹ of Eq. @eq-covariance and log|B|/2.
 
