@@ -6,9 +6,11 @@
 __all__ = ['LARGE', 'COLUMNS', 'by_bands', 'use_threads', 'gram', 'inverse_root', 'squared_lengths', 'solve_lower']
 
 # %% ../../nbs/2_probability/221_products.ipynb #2fd1a38c
+import contextlib
 import functools
 import itertools
 import os
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -18,7 +20,7 @@ import tensorflow as tf
 from jaxtyping import Float
 from threadpoolctl import ThreadpoolController
 
-from ..core import check_int
+from ..core import check_int, settings
 
 # %% ../../nbs/2_probability/221_products.ipynb #9fd18e48
 LARGE, COLUMNS, _BANDS = 512, 4096, 8
@@ -76,18 +78,37 @@ def _threads():
     import scipy.linalg.lapack  # noqa: F401  its library has to be loaded to be limited
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    n = _OWN["threads"] or cores
+    n = _OWN["threads"] or settings.n_threads or cores
     return n, ThreadPoolExecutor(n, thread_name_prefix="nsf-products"), ThreadpoolController()
 
 
+_LIMIT, _LOCK = {"users": 0, "limit": None}, threading.Lock()
+
+
+@contextlib.contextmanager
+def _one_thread_each():
+    """BLAS with one thread, until the last of those that have asked for it at the same time is done."""
+    with _LOCK:
+        if not _LIMIT["users"]:
+            _LIMIT["limit"] = _threads()[2].limit(limits=1, user_api="blas")
+        _LIMIT["users"] += 1
+    try:
+        yield
+    finally:
+        with _LOCK:
+            _LIMIT["users"] -= 1
+            if not _LIMIT["users"]:
+                _LIMIT["limit"].restore_original_limits()
+
+# %% ../../nbs/2_probability/221_products.ipynb #9409f19d
 def _shared(function: Callable[[list[slice]], Any], n: int) -> list[Any]:
     """Results of a function on the shares of n spots, in a fixed order."""
-    n_threads, pool, libraries = _threads()
+    n_threads, pool, _ = _threads()
     blocks = list(_blocks(n))
     if len(blocks) < n_threads:
         edges = [n * i // n_threads for i in range(n_threads + 1)]
         blocks = [slice(low, high) for low, high in itertools.pairwise(edges) if high > low]
-    with libraries.limit(limits=1, user_api="blas"):
+    with _one_thread_each():
         return list(pool.map(function, [blocks[k::n_threads] for k in range(min(n_threads, len(blocks)))]))
 
 # %% ../../nbs/2_probability/221_products.ipynb #546734bd
@@ -140,7 +161,7 @@ def inverse_root(gram: Float[np.ndarray, "M M"], amplitude: float) -> tuple[Floa
 
     b = np.float64(amplitude) ** 2 * np.asarray(gram, dtype=np.float64)
     b[np.diag_indices_from(b)] += 1.0
-    with _threads()[2].limit(limits=1, user_api="blas"):
+    with _one_thread_each():
         upper, failed = dpotrf(b.T, lower=0, clean=1, overwrite_a=1)  # its transpose is C
         if failed:
             raise np.linalg.LinAlgError(f"I + a²G is not positive definite (row {failed}, amplitude {amplitude:g})")
