@@ -112,7 +112,7 @@ def test_memory_of_an_engine(split):
     assert np.array_equal(engine.factors.log_factors, twin.factors.log_factors)
 
 
-def test_resumed_to_the_same_bits(split, tmp_path):
+def test_a_fit_goes_on_from_another(split, tmp_path):
     """A fit that was stopped and resumed ends where one that was not does."""
     whole = make(max_iter=20).fit(split[0], layer="counts", checkpoint=None)
     part = make(max_iter=8).fit(split[0], layer="counts", checkpoint=None)
