@@ -84,7 +84,7 @@ def _threads():
 
 _LIMIT, _LOCK = {"users": 0, "limit": None}, threading.Lock()
 
-
+# %% ../../nbs/2_probability/221_products.ipynb #58a67992
 @contextlib.contextmanager
 def _one_thread_each():
     """BLAS with one thread, until the last of those that have asked for it at the same time is done."""
