@@ -6,8 +6,6 @@
 __all__ = ['spot_variance', 'SpatialPart', 'IndependentPart', 'rates_of', 'Emission', 'projection_slope']
 
 # %% ../../nbs/4_inference/421_parts.ipynb #ba4f76ea
-import itertools
-
 import numpy as np
 import tensorflow as tf
 from jaxtyping import Float
@@ -17,18 +15,10 @@ from .stochastic import on_counts
 from ..models.factor_model import FactorModel, FactorState
 from ..probability.kernels import Kernel
 from ..probability.priors import Independent, SpatialPosterior, trend_basis
+from ..probability.products import _bands
 from ..probability.sparse_gp import Projection
 
 # %% ../../nbs/4_inference/421_parts.ipynb #7644ddbf
-_BANDS = 8
-
-
-def _bands(n_points):
-    """Rows low:high of a triangular matrix, whose columns end at high."""
-    edges = [n_points * i // _BANDS for i in range(_BANDS + 1)]
-    return [(low, high) for low, high in itertools.pairwise(edges) if high > low]
-
-
 @tf.custom_gradient
 def spot_variance(basis: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
     """Variance of spots within the span of the inducing points, at amplitude one, Eq. @eq-spot-scale.

@@ -16,7 +16,10 @@ import tensorflow as tf
 from jaxtyping import Float
 
 from .coordinate_ascent import CoordinateAscent, loadings_step
+from .factor_updates import _CAP, _HALVINGS, _STALE
 from .groups import IndependentFactors
+from .race import SETTLING_SWEEPS
+from .sampled_start import PASSES
 from .shards import Shard
 from ..models.factor_model import Elbo, FactorModel, FactorState
 from ..probability.links import HEADROOM, lognormal_moments
@@ -78,9 +81,6 @@ def _sums(answers: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 # %% ../../nbs/4_inference/454_sharded_ascent.ipynb #9360b513
-_CAP, _HALVINGS = 2.0, 12
-
-
 def _step(self, found: dict[str, Any], price: Callable[[np.ndarray], np.ndarray]) -> Float[np.ndarray, "T"]:
     """How far each factor goes; zero where no step gains."""
     step = np.minimum(1.0, _CAP / np.maximum(found["largest"], 1e-12))
@@ -183,9 +183,6 @@ def _sweep(self, sparsify: bool = False) -> Elbo:
     return self.sparsify(floor, found) if sparsify else found
 
 # %% ../../nbs/4_inference/454_sharded_ascent.ipynb #601574f0
-_STALE = 0.06
-
-
 def _root(self, gram, amplitude):
     """C⁻¹ and its part of @eq-kl."""
     scale, half_log_det = posterior_scale(gram, float(amplitude))
@@ -254,9 +251,6 @@ def _between(self, l: int, length_scale: float) -> tuple[np.ndarray, np.ndarray]
     return mean, scale
 
 # %% ../../nbs/4_inference/454_sharded_ascent.ipynb #342912a6
-_PASSES, _SETTLING = 4, 5
-
-
 def _begin(self, coarse: CoordinateAscent) -> None:
     """From an engine for a sample of the spots, on a coarse cover."""
     parts = coarse.factors.parts
@@ -265,14 +259,14 @@ def _begin(self, coarse: CoordinateAscent) -> None:
     self.trend = parts[0].trend.astype(np.float64)
     self.shards.ask("begin", parts[0].posterior(), self.centre)
     self.restart()
-    for _ in range(_PASSES if self.centre is not None else 0):
+    for _ in range(PASSES if self.centre is not None else 0):
         self.centre = sum(self.shards.ask("settle_alone", self.centre)) / self.n_obs
         self.restart()
     prior = self.model.groups[0].prior
     for l in range(len(self.scale)):
         self.change_kernel(l, prior.length_scale, prior.amplitude, always=True)
     self.restart()
-    for _ in range(_SETTLING):
+    for _ in range(SETTLING_SWEEPS):
         self.sweep()
     self.drop_negligible()
 
