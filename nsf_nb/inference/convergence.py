@@ -52,6 +52,21 @@ class Convergence:
             return False
         return bounds[-1] - bounds[-1 - self.span] < self.tol * abs(bounds[-1])
 
+    def per_sweep(self, bound: float) -> float:
+        """What a sweep gains at most, on average, when the rule says that a fit stands still.
+
+        Parameters
+        ----------
+        bound
+            Of the fit, nats.
+
+        Returns
+        -------
+        float
+            Nats.
+        """
+        return self.tol * abs(bound) / self.span
+
 # %% ../../nbs/4_inference/440_convergence.ipynb #dd889d3b
 @cache
 def _last_rows(span: int) -> Float[np.ndarray, "2 K"]:
@@ -113,6 +128,7 @@ def _reached(self, bounds: Sequence[float]) -> bool:
     return max(self.change(bounds), self.change(bounds[: -self.every])) < self.tol
 
 
+
 # %% ../../nbs/4_inference/440_convergence.ipynb #9452139f
 @dataclass(frozen=True)
 class CubicConvergence:
@@ -140,4 +156,5 @@ class CubicConvergence:
         check_int("every", self.every, 1)
 
     change, reached = _change, _reached
+
 

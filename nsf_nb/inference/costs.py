@@ -17,7 +17,7 @@ from .initialise import GUESSES, ROUND
 from .blocks import BLOCK, COARSE
 from .race import COARSE_POINTS, n_race_sweeps
 from .records import FitSettings
-from .sampled_start import RACE_SPOTS
+from .sampled_start import RACE_SPOTS, SETTLE, many_spots
 from .sharded_fit import LEARN_SPOTS, dealt_out
 from .stored_basis import BLOCK as STORED, basis_kind
 from .svi import SviSettings
@@ -193,7 +193,7 @@ def _race(work):
     if not work.n_spatial:
         rounds = work.n_starts * ROUND * (1 + GUESSES / 4) / _NMF_ITERATIONS
         return rounds * _factorization(work) + n_race_sweeps(work.n_starts, spatial=False) * _pass(work)
-    if work.n_obs > 2 * RACE_SPOTS:  # a sample races
+    if many_spots(work.n_obs):  # a sample races
         work = replace(work, n_obs=RACE_SPOTS)
     m, sweeps = min(COARSE_POINTS, work.n_inducing), n_race_sweeps(work.n_starts)
     renewed = work.n_spatial * (2 * work.n_starts + 2 * ((work.n_starts + 1) // 2)) * _covariance(work.n_obs, m)
@@ -208,12 +208,16 @@ def _ascent_phases(work):
     new, renewed = l * _covariance(n, m, near), l * _covariance(n, m, near, work.share)
     local = (near > 0) * l * m * np.array([3e4, 4e4])  # the variances that are reported
     learning = work.learns * (l * _CANDIDATES * _judge(work) + 0.5 * new + _project(work, m))
-    refine = _project(work, m) + new + 5 * sweep
+    refine, looks, zeros, settled = _project(work, m) + new + 5 * sweep, (1 + work.n_sweeps // 15) / 2, 40, 0.0
+    if work.kind == "cavi" and l and many_spots(n):
+        refine = refine + learning - 0.5 * work.learns * new
+        looks, zeros = (1 + work.n_sweeps // 10) / 8, 3
+        settled = 0.0 if work.basis else SETTLE * (_pass(work) + _ascend(work, min(COARSE_POINTS, m)))
     return {
-        "starts": _race(work) if work.kind == "cavi" else refine,
+        "starts": _race(work) + settled if work.kind == "cavi" else refine,
         "refine": refine * (work.kind == "cavi"),
-        "refresh": (1 + work.n_sweeps // 15) * renewed / 2,
-        "sweeps": (work.n_sweeps + 40) * sweep if work.kind == "cavi" else 2 * work.n_sweeps * sweep,
+        "refresh": looks * renewed,
+        "sweeps": (work.n_sweeps + zeros) * sweep if work.kind == "cavi" else 2 * work.n_sweeps * sweep,
         "kernels": (2 if work.kind == "cavi" else 3) * learning,
         "between": local + (work.kind == "cavi") * (learning + 0.5 * work.learns * new),
     }

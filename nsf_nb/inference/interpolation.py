@@ -13,6 +13,7 @@ from jaxtyping import Float
 from .factor_updates import SpatialFactors
 from .kernel_learning import LENGTH_SCALES, RATIO, Candidates, Sites, sites_of, tiles_of
 from .neighbour_factors import NeighbourFactors
+from .sampled_start import many_spots
 from ..probability.priors import SmoothPosterior, SpatialPosterior
 from ..probability.sparse_gp import Projection, posterior_scale, weighted_gram
 
@@ -99,8 +100,16 @@ def interpolate(
         found.append((predictive_length_scale(Candidates(tiles, sites), float(rho), float(a)), float(a), sites))
     if isinstance(factors, NeighbourFactors):
         return factors.between([rho for rho, *_ in found], [sites for *_, sites in found])
-    found = [(rho, *regression(factors.projections[rho], a, sites)) for rho, a, sites in found]
-    factors.projections.keep(factors.length_scales)
     kernels, trend = (np.array([one[0] for one in found]), factors.amplitudes.copy()), factors.trend.T.copy()
-    mean, scale = (np.stack([one[k] for one in found]) for k in (1, 2))
+    mean = np.empty((len(found), len(points)), np.float32)
+    scale = np.empty((len(found), len(points), len(points)), np.float32)
+    own = many_spots(len(factors.log_factors))
+    for l in np.argsort(kernels[0], kind="stable"):  # those with one length scale after each other, on one projection
+        rho, a, sites = found[l]
+        if own and rho == factors.length_scales[l]:
+            mean[l], scale[l] = factors.mean[:, l], factors.scale[l].numpy()
+            continue
+        mean[l], scale[l] = regression(factors.projections[rho], a, sites)
+        factors.projections.keep([*factors.length_scales, rho])
+    factors.projections.keep(factors.length_scales)
     return SpatialPosterior(factors.prior, points, *kernels, trend, mean, scale)

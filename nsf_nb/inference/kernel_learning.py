@@ -296,6 +296,14 @@ def _learn(self, pseudo_counts: Float[np.ndarray, "N L"], exposure: Float[np.nda
     return moved
 
 
+def _begin(self, factor: int, sites: Sites) -> tuple[float, float]:
+    """The kernel of a factor that has only its sites yet: one step from the prior's, or none; scaled units."""
+    target = self.propose(factor, sites)
+    if target is not None:
+        self.last[factor], self.steps[factor] = target - self.steps[factor], target
+    return self.kernel(self.steps[factor])
+
+
 def _forget(self):
     """Projections that no factor uses."""
     for projections in (self.factors.projections, *(tile.projections for tile in self.tiles)):
@@ -320,7 +328,7 @@ class KernelLearner:
         self.last = np.zeros_like(self.steps)
         self.settled = np.zeros(len(factors.amplitudes), dtype=bool)
 
-    propose, learn = _propose, _learn
+    propose, learn, begin = _propose, _learn, _begin
 
     def kernel(self, steps: tuple[int, int]) -> tuple[float, float]:
         """Length scale and amplitude so many steps from the prior's.

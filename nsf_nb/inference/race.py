@@ -19,7 +19,7 @@ from .coordinate_ascent import CoordinateAscent
 from .factor_updates import SpatialFactors
 from .groups import Groups, IndependentFactors
 from .initialise import Start, better_factorizations, starts
-from .kernel_learning import sites_of
+from .kernel_learning import KernelLearner, sites_of
 from .memory import engine_from, memory_of
 from .neighbour_factors import factors_of
 from .records import Diary, check_finite
@@ -237,19 +237,24 @@ def best_start(
 SETTLING_SWEEPS = 5
 
 
-def _finer(group, points, coarse, k):
-    """The k-th group of a coarse engine on other inducing points and with its own prior."""
+def _finer(group, points, coarse, k, learn):
+    """The k-th group of a coarse engine on other inducing points and with its own prior, or a step from it."""
     old, columns = coarse.factors.parts[k], coarse.factors.slices[k]
     factors = factors_of(group.prior, points, coarse.data.coords, group.n_factors)
     factors.trend = old.trend.copy()
+    sums = coarse.pseudo_counts[:, columns], coarse.exposure[:, columns]
+    if learn:
+        learner = KernelLearner(factors)
+        kernels = [learner.begin(l, sites_of(old, l, *sums)) for l in range(group.n_factors)]
+        factors.length_scales[:], factors.amplitudes[:] = np.transpose(kernels)
     for l in range(group.n_factors):
-        sites = sites_of(old, l, coarse.pseudo_counts[:, columns], coarse.exposure[:, columns])
+        sites = sites_of(old, l, *sums)
         factors.regress(l, sites.target, sites.precision)
     return factors
 
 # %% ../../nbs/4_inference/45_race.ipynb #8da7de70
 def refine(
-    model: FactorModel, data: SpatialCounts, points: np.ndarray | None, coarse: CoordinateAscent
+    model: FactorModel, data: SpatialCounts, points: np.ndarray | None, coarse: CoordinateAscent, learn: bool = False
 ) -> CoordinateAscent:
     """The same fit on other inducing points, or by neighbours, and with the model's own prior.
 
@@ -261,6 +266,9 @@ def refine(
         M×D inducing points; not used by neighbours, nor without space.
     coarse
         The engine so far.
+    learn
+        Whether each factor begins with the kernel that it would move to anyway (chapter 43), so that its covariance
+        need not be made twice. Default False: with the kernel of the prior.
 
     Returns
     -------
@@ -271,7 +279,7 @@ def refine(
         coarse.drop_negligible()
         return coarse
     parts = [
-        _finer(group, points, coarse, k) if group.spatial else coarse.factors.parts[k]
+        _finer(group, points, coarse, k, learn) if group.spatial else coarse.factors.parts[k]
         for k, group in enumerate(model.groups)
     ]
     engine = CoordinateAscent(model, data, Groups(parts), coarse.loadings, coarse.dispersion)

@@ -161,6 +161,7 @@ def _sweep(self, start: str, elbo: Elbo, event: str = "", engine: object = None,
 _NEEDED = {
     "diary": ("rows", "seconds", "elapsed"), "race": ("engine", "bounds"), "final": ("engine", "bounds", "tried"),
     "sampled": ("engine", "bounds", "tried"), "svi": ("engine", "bounds", "halvings"),
+    "settled": ("engine", "bounds"),
 }
 _KINDS = {
     "engine": (dict, ()), "bounds": (list, float), "tried": (list, str), "halvings": (int, ()), "rows": (list, dict),

@@ -195,7 +195,7 @@ def _renew(self, l: int) -> bool:
     kernel = float(self.length_scales[l]), float(self.amplitudes[l])
     begun, kept = _sums(self.shards.ask("begin_trial", l, kernel, None)), False
     self.jitter = max(self.jitter, float(begun["jitter"]))
-    if begun["moved"] >= _STALE * begun["sites"]:
+    if begun["moved"] >= _STALE * begun["sites"] and begun["expected"] >= self.least_gain:
         before = begun["worth"] - self.kl_covariance[l]
         for _ in range(4):
             self.refreshes += 1
@@ -251,8 +251,8 @@ def _between(self, l: int, length_scale: float) -> tuple[np.ndarray, np.ndarray]
     return mean, scale
 
 # %% ../../nbs/4_inference/454_sharded_ascent.ipynb #342912a6
-def _begin(self, coarse: CoordinateAscent) -> None:
-    """From an engine for a sample of the spots, on a coarse cover."""
+def _begin(self, coarse: CoordinateAscent, kernels: Callable[[], list[tuple[float, float]]] | None = None) -> None:
+    """From an engine for a sample of the spots, on a coarse cover; `kernels` says which ones (else the prior's)."""
     parts = coarse.factors.parts
     self.loadings, self.dispersion = coarse.loadings.astype(np.float32), coarse.dispersion
     self.centre = None if len(parts) == 1 else parts[1].centre.copy()
@@ -262,9 +262,10 @@ def _begin(self, coarse: CoordinateAscent) -> None:
     for _ in range(PASSES if self.centre is not None else 0):
         self.centre = sum(self.shards.ask("settle_alone", self.centre)) / self.n_obs
         self.restart()
-    prior = self.model.groups[0].prior
-    for l in range(len(self.scale)):
-        self.change_kernel(l, prior.length_scale, prior.amplitude, always=True)
+    prior, n_factors = self.model.groups[0].prior, len(self.scale)
+    own = [(prior.length_scale, prior.amplitude)] * n_factors if kernels is None else kernels()
+    for l, kernel in enumerate(own):
+        self.change_kernel(l, *kernel, always=True)
     self.restart()
     for _ in range(SETTLING_SWEEPS):
         self.sweep()
@@ -331,7 +332,7 @@ class ShardedAscent:
         t, prior = model.groups[0].n_factors, model.groups[0].prior
         self.mean, self.scale, self.kl_covariance = np.zeros((len(points), t)), [None] * t, np.zeros(t)
         self.length_scales, self.amplitudes = np.full(t, float(prior.length_scale)), np.full(t, float(prior.amplitude))
-        self.constant, self.refreshes, self.jitter = None, 0, 0.0
+        self.constant, self.refreshes, self.jitter, self.least_gain = None, 0, 0.0, 0.0
         self.forget()
 
     def forget(self) -> None:

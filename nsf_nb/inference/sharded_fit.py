@@ -131,7 +131,6 @@ class SampledFactors:
         self.engine, self.prior, coords = engine, engine.model.groups[0].prior, data.coords[rows]
         self.projections = Projections(self.prior.kernel, engine.points, coords)
         self.trend_basis = trend_basis(coords)
-        self.look()
 
     length_scales = property(lambda self: self.engine.length_scales)
     amplitudes = property(lambda self: self.engine.amplitudes)
@@ -139,6 +138,14 @@ class SampledFactors:
     look, change_kernel = _look, _change_kernel
 
 # %% ../../nbs/4_inference/455_sharded_fit.ipynb #8fabab22
+def _first_kernels(learner):
+    """The kernels that factors begin with, one step from the prior's where the sample asks for it."""
+    factors = learner.factors
+    factors.look()
+    sums = factors.pseudo_counts, factors.exposure
+    return [learner.begin(l, sites_of(factors, l, *sums)) for l in range(len(factors.amplitudes))]
+
+
 def _learn(engine, learner):
     """Give all factors the chance of one step; returns how many have moved."""
     learner.factors.look()
@@ -147,15 +154,16 @@ def _learn(engine, learner):
     return moved
 
 
-def _iteration(engine, learner, rules, i, diary):
+def _iteration(engine, learner, how, rules, i, diary):
     """A sweep and what comes before it: the bound after, and the event."""
-    event, (every, learn_at, sparsify_until) = "", rules
-    if i % every == 0:
+    event = ""
+    if i % rules.refresh_every == 0:
+        engine.least_gain = how.convergence.per_sweep(engine.elbo().total) if rules.thrifty else 0.0
         diary.timed("refresh", engine.refresh)
-        if learner is not None and i in learn_at:
+        if learner is not None and i in rules.learn_at:
             moved = diary.timed("kernels", _learn, engine, learner)
             event = f"{moved} kernels moved" if moved else ""
-    elbo = diary.timed("sweeps", engine.sweep, i < sparsify_until)
+    elbo = diary.timed("sweeps", engine.sweep, rules.zeros(i))
     return check_finite(elbo, f"sweep {i}"), event
 
 
@@ -183,7 +191,7 @@ def _left_off(learner, diary):
 
 # %% ../../nbs/4_inference/455_sharded_fit.ipynb #7a2f4125
 def climb_over_shards(
-    engine: ShardedAscent, learner: KernelLearner | None, how: FitSettings, rules: tuple[Any, ...], diary: Diary,
+    engine: ShardedAscent, learner: KernelLearner | None, how: FitSettings, rules: Any, diary: Diary,
 ) -> bool:
     """Sweep until the bound stands still, or the diary says that it is time to stop.
 
@@ -194,7 +202,7 @@ def climb_over_shards(
     learner
         Of its kernels. None: they stand still.
     how, rules, diary
-        Settings; how often covariances are renewed, when kernels move, until when zeros are made; of the run.
+        Settings; the schedule of chapter 460; of the run.
 
     Returns
     -------
@@ -203,17 +211,17 @@ def climb_over_shards(
     """
     bounds = _left_off(learner, diary)
     diary.keep("final", lambda: _memory(engine, learner, bounds))
-    remembered, last = None, rules[1][-1] if learner is not None else 0
+    remembered, last = None, rules.learn_at[-1] if learner is not None else 0
     while True:
         i = len(bounds)
         if i - 1 > last and how.convergence.reached(bounds):
             return True
         if i == how.max_sweeps or diary.rest():
             return False
-        if i % rules[0] == 0 or remembered is None:
+        if i % rules.refresh_every == 0 or remembered is None:
             remembered = _memory(engine, learner, bounds)
         try:
-            elbo, event = _iteration(engine, learner, rules, i, diary)
+            elbo, event = _iteration(engine, learner, how, rules, i, diary)
         except Lost as lost:
             logger.warning("sweep %d: %s; back to sweep %d", i, lost, len(remembered["bounds"]))
             bounds[:] = _recall(engine, learner, remembered)
@@ -257,8 +265,7 @@ def _finish(engine, factors, learner, data, scaling, how, diary, converged):
 
 # %% ../../nbs/4_inference/455_sharded_fit.ipynb #a4eb00f3
 def fit_over_shards(
-    model: FactorModel, data: SpatialCounts, scaling: CoordinateScaling, how: FitSettings, rules: tuple[Any, ...],
-    diary: Diary,
+    model: FactorModel, data: SpatialCounts, scaling: CoordinateScaling, how: FitSettings, rules: Any, diary: Diary,
 ) -> FitResult:
     """Fit a model to counts that are dealt out.
 
@@ -279,15 +286,16 @@ def fit_over_shards(
     points = diary.timed("starts", choose_inducing_points, data.coords, how.n_inducing, data.size_factors)
     engine, parts = deal(model, data, points, how.shards)
     try:
+        factors = SampledFactors(engine, data, parts, rng["draws"])
+        learner = KernelLearner(factors) if how.learn_kernels else None
         if kept is None:
             coarse = diary.timed("starts", best_start, model, sample, how.n_starts, rng["starts"], diary)
-            diary.timed("refine", engine.begin, coarse)
+            first = partial(_first_kernels, learner) if rules.thrifty and learner is not None else None
+            diary.timed("refine", engine.begin, coarse, first)
         else:
             engine_kept = kept["engine"] | {"shards": recut(kept["engine"]["shards"], parts)}
             diary.restored(partial(engine.recall, engine_kept))
         diary.keep("race", None)
-        factors = SampledFactors(engine, data, parts, rng["draws"])
-        learner = KernelLearner(factors) if how.learn_kernels else None
         converged = climb_over_shards(engine, learner, how, rules, diary)
         _remember(diary)
         return _finish(engine, factors, learner, data, scaling, how, diary, converged)

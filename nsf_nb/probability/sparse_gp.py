@@ -107,12 +107,13 @@ def basis_at(
         A (M×N) and d (N), float32.
     """
     solve = solve_lower if by_bands(len(points)) else tf.linalg.triangular_solve
-    blocks = range(0, len(coords), COLUMNS)
-    found = [solve(chol, kernel.matrix(points, coords[at : at + COLUMNS], length_scale)) for at in blocks]
-    residual = [tf.maximum(1.0 - tf.reduce_sum(block**2, axis=0), 0.0) + kernel.nugget for block in found]
-    if len(found) == 1:
-        return tf.cast(found[0], tf.float32), tf.cast(residual[0], tf.float32)
-    return tf.concat([tf.cast(block, tf.float32) for block in found], 1), tf.cast(tf.concat(residual, 0), tf.float32)
+    basis, residual = np.empty((len(points), len(coords)), np.float32), np.empty(len(coords), np.float32)
+    for first in range(0, len(coords), COLUMNS):  # no more than a block in float64
+        at = slice(first, first + COLUMNS)
+        block = np.asarray(solve(chol, kernel.matrix(points, coords[at], length_scale)))
+        basis[:, at] = block
+        residual[at] = np.maximum(1.0 - np.einsum("mb,mb->b", block, block), 0.0) + kernel.nugget
+    return tf.constant(basis), tf.constant(residual)
 
 # %% ../../nbs/2_probability/23_sparse_gp.ipynb #d7b3e6f0
 def points_at(points: Float[np.ndarray, "M D"], coords: Float[np.ndarray, "N D"]) -> Int[np.ndarray, "N"] | None:
