@@ -6,7 +6,7 @@ from test_care import same, stop_after
 
 import nsf_nb as nsf
 from nsf_nb.inference import fit as fits
-from nsf_nb.inference.factor_updates import SpatialFactors, expected_gain
+from nsf_nb.inference.factor_updates import SpatialFactors
 from nsf_nb.inference.sampled_start import SETTLE
 from nsf_nb.probability.priors import GaussianProcess
 
@@ -69,7 +69,7 @@ def test_thrift_leaves_covariances_alone(parts):
     for l in range(2):
         factors.regress(l, np.sin(coords[:, l]), exposure[:, l])
     exposure *= np.array([1.0, 1.3], "f4") / np.exp(factors.log_factors + factors.variance / 2)
-    expected = expected_gain(1.3 * factors.sites[:, 1], factors.sites[:, 1], factors.variance[:, 1])
+    expected = 0.25 * np.square(0.3 * factors.sites[:, 1] * factors.variance[:, 1]).sum()
     factors.least_gain = 1.1 * expected
     assert expected > 0.01 and factors.refresh(exposure) == 0
     factors.least_gain = 0.9 * expected

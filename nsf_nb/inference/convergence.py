@@ -16,6 +16,11 @@ from jaxtyping import Float
 from ..core import check_int, check_positive
 
 # %% ../../nbs/4_inference/440_convergence.ipynb #63f30cd4
+def _per_sweep(self, bound: float) -> float:
+    """What a sweep gains at most, on average, when the rule says that a fit stands still; nats."""
+    return self.tol * abs(bound) / self.span
+
+# %% ../../nbs/4_inference/440_convergence.ipynb #2ad108b7
 @dataclass(frozen=True)
 class Convergence:
     """Rule for stopping, Eq. @eq-converged.
@@ -30,6 +35,7 @@ class Convergence:
 
     tol: float = 1e-4
     span: int = 15
+    per_sweep = _per_sweep
 
     def __post_init__(self):
         check_positive("tol", self.tol)
@@ -51,21 +57,6 @@ class Convergence:
         if len(bounds) <= self.span:
             return False
         return bounds[-1] - bounds[-1 - self.span] < self.tol * abs(bounds[-1])
-
-    def per_sweep(self, bound: float) -> float:
-        """What a sweep gains at most, on average, when the rule says that a fit stands still.
-
-        Parameters
-        ----------
-        bound
-            Of the fit, nats.
-
-        Returns
-        -------
-        float
-            Nats.
-        """
-        return self.tol * abs(bound) / self.span
 
 # %% ../../nbs/4_inference/440_convergence.ipynb #dd889d3b
 @cache
@@ -127,8 +118,6 @@ def _reached(self, bounds: Sequence[float]) -> bool:
         return False
     return max(self.change(bounds), self.change(bounds[: -self.every])) < self.tol
 
-
-
 # %% ../../nbs/4_inference/440_convergence.ipynb #9452139f
 @dataclass(frozen=True)
 class CubicConvergence:
@@ -156,5 +145,3 @@ class CubicConvergence:
         check_int("every", self.every, 1)
 
     change, reached = _change, _reached
-
-

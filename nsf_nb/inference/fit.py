@@ -39,6 +39,11 @@ from ..probability.links import lognormal_moments
 MERGE_AT = 5
 
 
+def _zeros(self, i: int) -> bool:
+    """Whether sweep i looks for zeros."""
+    return i < self.sparsify_until and i % self.zeros_every == 0
+
+
 @dataclass(frozen=True)
 class Schedule:
     """What happens when.
@@ -61,15 +66,13 @@ class Schedule:
     zeros_every: int
     thrifty: bool = False
 
-    def zeros(self, i: int) -> bool:
-        """Whether sweep i looks for zeros."""
-        return i < self.sparsify_until and i % self.zeros_every == 0
+    zeros = _zeros
 
 
 IN_SPACE, WITHOUT_SPACE = Schedule(15, (15, 30), 40, 1), Schedule(15, (), 40, 20)
 MANY_SPOTS = Schedule(10, (10, 20), 30, 10, thrifty=True)
 
-
+# %% ../../nbs/4_inference/460_fit.ipynb #aa2c0d58
 def schedule_of(model: FactorModel, n_obs: int) -> Schedule:
     """The schedule of a fit.
 

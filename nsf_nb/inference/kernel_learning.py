@@ -295,7 +295,7 @@ def _learn(self, pseudo_counts: Float[np.ndarray, "N L"], exposure: Float[np.nda
     _forget(self)
     return moved
 
-
+# %% ../../nbs/4_inference/43_kernel_learning.ipynb #0f2499f4
 def _begin(self, factor: int, sites: Sites) -> tuple[float, float]:
     """The kernel of a factor that has only its sites yet: one step from the prior's, or none; scaled units."""
     target = self.propose(factor, sites)

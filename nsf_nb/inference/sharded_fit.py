@@ -172,7 +172,7 @@ def _memory(engine, learner, bounds):
     learners = [] if learner is None else [memory_of_learner(learner)]
     return {"engine": engine.memory(), "bounds": list(bounds), "learners": learners, "tried": []}
 
-
+# %% ../../nbs/4_inference/455_sharded_fit.ipynb #3dbae87f
 def _recall(engine, learner, kept):
     """Shards again, at a state that is remembered; the bounds so far."""
     engine.shards.restore()

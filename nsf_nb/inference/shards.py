@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from ..data.counts import SpatialCounts
 from .coordinate_ascent import curvature
-from .factor_updates import expected_gain
+from .factor_updates import _expected_gain
 from .groups import IndependentFactors
 from .stored_basis import BLOCK, StoredBasis
 from ..models.factor_model import FactorModel
@@ -187,8 +187,8 @@ def _begin_trial(self, l: int, kernel: tuple[float, float], trend: Float[np.ndar
     now = _worth(self, l, self.m[:, l], self.v[:, l], self.offset[:, l], self.residual_kl[l], self.spread[:, l])
     moved = float(np.abs(rate - self.sites[:, l]).sum(dtype=np.float64))
     found = {"worth": now, "moved": moved, "sites": float(rate.sum(dtype=np.float64))}
-    found |= {"expected": expected_gain(rate, self.sites[:, l], self.v[:, l])}
-    return found | {"jitter": self.bases[kernel[0]].jitter}
+    expected = _expected_gain(rate, self.sites[:, l], self.v[:, l])
+    return found | {"expected": expected, "jitter": self.bases[kernel[0]].jitter}
 
 # %% ../../nbs/4_inference/453_shards.ipynb #c805eb1a
 def _damped(self):
