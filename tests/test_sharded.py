@@ -7,10 +7,11 @@ import nsf_nb as nsf
 from nsf_nb.budget import within_memory
 from nsf_nb.core import ConfigError
 from nsf_nb.data.counts import SpatialCounts
+from nsf_nb.inference import fit as fits
 from nsf_nb.inference.dealing import Shards, cuts, part_of
 from nsf_nb.inference.machine import memory_in_use
 from nsf_nb.inference.records import FitSettings
-from nsf_nb.inference.sharded_ascent import Here
+from nsf_nb.inference.sharded_ascent import Here, ShardedAscent
 from nsf_nb.inference.shards import Shard
 from nsf_nb.models.spatial import nsf as nsf_model
 
@@ -100,3 +101,29 @@ def test_memory_chooses_how_projections_are_kept():
     assert found == ["float32", "float16", "disk"], found
     with pytest.raises(ConfigError, match="max_memory of at least"):
         within_memory(nsf_model(2), how, data, "0.1GB")
+
+
+def test_the_schedule_of_many_spots(adata, monkeypatch):
+    """Kernels move before the first covariance; covariances that would gain little are not made; no bound falls."""
+    monkeypatch.setattr(fits, "many_spots", lambda n_obs: True)
+    asked, refreshed = [], []
+
+    class Counting(Parts):
+        def ask(self, name, *args, each=None):
+            asked.append((name, args))
+            return super().ask(name, *args, each=each)
+
+    refresh = ShardedAscent.refresh
+
+    def counted(engine):
+        refreshed.append((engine.least_gain, refresh(engine)))
+        return refreshed[-1][1]
+
+    monkeypatch.setattr(ShardedAscent, "refresh", counted)
+    model = nsf.NSF(3, **TINY, max_iter=60).fit(adata, executor=Counting(200))
+    first = [args[1] for name, args in asked if name == "begin_trial"][:3]
+    prior = model.result_.model.groups[0].prior
+    assert any(kernel != (prior.length_scale, prior.amplitude) for kernel in first)
+    assert all(least > 0 for least, _ in refreshed) and min(renewed for _, renewed in refreshed) < 3
+    bounds = np.array([row["elbo"] for row in model.result_.history if row["start"] == "final"])
+    assert model.converged_ and np.all(np.diff(bounds) > -1e-6 * np.abs(bounds[1:]))

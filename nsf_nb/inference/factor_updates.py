@@ -272,7 +272,7 @@ def _set_point(self, point: tuple[np.ndarray, ...]) -> None:
 
 def _posterior(self) -> SpatialPosterior:
     """The posterior of the smooth parts, for any place."""
-    scale = np.stack([value.numpy() for value in self.scale])
+    scale = np.stack([np.asarray(value) for value in self.scale])
     found = self.length_scales.copy(), self.amplitudes.copy(), self.trend.T.copy(), self.mean.T.copy(), scale
     return SpatialPosterior(self.prior, self.projections.points, *found)
 

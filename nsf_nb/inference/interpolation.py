@@ -107,7 +107,7 @@ def interpolate(
     for l in np.argsort(kernels[0], kind="stable"):  # those with one length scale after each other, on one projection
         rho, a, sites = found[l]
         if own and rho == factors.length_scales[l]:
-            mean[l], scale[l] = factors.mean[:, l], factors.scale[l].numpy()
+            mean[l], scale[l] = factors.mean[:, l], np.asarray(factors.scale[l])
             continue
         mean[l], scale[l] = regression(factors.projections[rho], a, sites)
         factors.projections.keep([*factors.length_scales, rho])

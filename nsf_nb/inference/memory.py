@@ -43,7 +43,7 @@ def _part(part: SpatialFactors | IndependentFactors) -> dict[str, Any]:
     """A group of factors."""
     kept = {name: _copied(getattr(part, name)) for name in _ARRAYS if hasattr(part, name)}
     if isinstance(part, SpatialFactors):
-        scale = [] if isinstance(part, NeighbourFactors) else [one.numpy() for one in part.scale]
+        scale = [] if isinstance(part, NeighbourFactors) else [np.asarray(one) for one in part.scale]  # not copied
         kept |= {"scale": scale, "points": part.projections.points}
         kept |= {"stretch": part.projections.kernel.stretch, "jitter": part.projections.least_jitter}
     return kept

@@ -182,13 +182,12 @@ def _begin_trial(self, l: int, kernel: tuple[float, float], trend: Float[np.ndar
     level = np.zeros_like(rate) if trend is None else self.trend_basis @ trend.astype(np.float32)
     target = None if trend is None else self.m[:, l] - level + (self.c[:, l] - rate) / rate
     self.trial = _Trial(l, *kernel, rate, target, level)
-    if kernel[0] not in self.bases:
-        self.bases[kernel[0]] = self._basis(kernel[0])
+    basis = self.bases[kernel[0]] = self.bases.get(kernel[0]) or self._basis(kernel[0])
     now = _worth(self, l, self.m[:, l], self.v[:, l], self.offset[:, l], self.residual_kl[l], self.spread[:, l])
     moved = float(np.abs(rate - self.sites[:, l]).sum(dtype=np.float64))
     found = {"worth": now, "moved": moved, "sites": float(rate.sum(dtype=np.float64))}
-    expected = _expected_gain(rate, self.sites[:, l], self.v[:, l])
-    return found | {"expected": expected, "jitter": self.bases[kernel[0]].jitter}
+    found["expected"] = _expected_gain(rate, self.sites[:, l], self.v[:, l])
+    return found | {"jitter": basis.jitter}
 
 # %% ../../nbs/4_inference/453_shards.ipynb #c805eb1a
 def _damped(self):
