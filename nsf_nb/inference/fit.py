@@ -202,7 +202,7 @@ def finish(
     """
     if how.refine_samples and not diary.stopped:
         diary.timed("refinement", _refined, engine, how, diary)
-    state, part, columns = engine.state(), engine.factors.parts[0], engine.factors.slices[0]
+    elbo, state, part, columns = engine.elbo(), engine.state(), engine.factors.parts[0], engine.factors.slices[0]
     if how.learn_kernels and isinstance(part, SpatialFactors):
         sums = engine.pseudo_counts[:, columns], engine.exposure[:, columns]
         state = replace(state, between=diary.timed("between", interpolate, part, *sums))
@@ -211,7 +211,7 @@ def finish(
     if not converged and not diary.stopped:
         logger.info("the bound still rises after %d sweeps; allow more to go on", how.max_sweeps)
     m, v = engine.factors.log_factors.astype(np.float64), engine.factors.variance
-    elbo = with_sampled(engine.elbo(), engine.model, state, engine.data, m, v)
+    elbo = with_sampled(elbo, engine.model, state, engine.data, m, v)
     moments = _moments(m, v, engine.factors)
     return FitResult(engine.model, state, scaling, *moments, elbo, diary.rows, converged, diary.seconds)
 

@@ -104,12 +104,13 @@ def interpolate(
     mean = np.empty((len(found), len(points)), np.float32)
     scale = np.empty((len(found), len(points), len(points)), np.float32)
     own = many_spots(len(factors.log_factors))
+    kept = [] if own else [*factors.length_scales]  # large projections go; who asks for them makes them again
     for l in np.argsort(kernels[0], kind="stable"):  # those with one length scale after each other, on one projection
         rho, a, sites = found[l]
         if own and rho == factors.length_scales[l]:
             mean[l], scale[l] = factors.mean[:, l], np.asarray(factors.scale[l])
             continue
+        factors.projections.keep([*kept, rho])
         mean[l], scale[l] = regression(factors.projections[rho], a, sites)
-        factors.projections.keep([*factors.length_scales, rho])
-    factors.projections.keep(factors.length_scales)
+    factors.projections.keep(kept)
     return SpatialPosterior(factors.prior, points, *kernels, trend, mean, scale)
