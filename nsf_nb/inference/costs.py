@@ -26,7 +26,7 @@ from ..probability.inducing import n_inducing_points
 from ..probability.products import LARGE
 
 # %% ../../nbs/4_inference/49_costs.ipynb #bd765c1b
-_TYPICAL = {"cavi": 100, "real": 100, "svi": 350}
+_TYPICAL, _MANY = {"cavi": 100, "real": 100, "svi": 350}, 60  # sweeps or epochs; with many spots
 
 # %% ../../nbs/4_inference/49_costs.ipynb #26796ec3
 @dataclass(frozen=True)
@@ -94,7 +94,8 @@ def work_of(model: FactorModel, how: FitSettings | SviSettings, data: SpatialCou
     if not svi and dealt_out(model, data, how):
         kind_of = how.shards.kind if how.shards.kind != "auto" else basis_kind(data.n_obs, m, how.shards.budget)
         more |= {"basis": kind_of, "share": how.shards.share_of(data.n_obs, m)}
-    return Work(kind, *sizes, starts, min(most, _TYPICAL[kind]), how.learn_kernels and spatial > 0, *draws, **more)
+    typical = _MANY if kind == "cavi" and spatial and many_spots(data.n_obs) else _TYPICAL[kind]
+    return Work(kind, *sizes, starts, min(most, typical), how.learn_kernels and spatial > 0, *draws, **more)
 
 # %% ../../nbs/4_inference/49_costs.ipynb #452f2d76
 _BASE, _ROWS = 1.1e8, 4096
