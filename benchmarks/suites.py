@@ -107,7 +107,7 @@ def fit(case: dict, path: str) -> list[dict]:
     from peak import fastest, pass_over
 
     import nsf_nb as nsf
-    from nsf_nb.inference.fit import REFRESH_EVERY
+    from nsf_nb.inference.fit import schedule_of
 
     nsf.settings.progress = False
     backed = "r" if case["n_obs"] >= case["backed_from"] else None
@@ -122,7 +122,8 @@ def fit(case: dict, path: str) -> list[dict]:
     model.fit(adata, size_factors="scanpy")
     seconds, peak, result, data = time.perf_counter() - began, peak_megabytes(), model.result_, model.data_
     times = [row["seconds"] for row in result.history if row["start"] in ("final", "svi")]
-    due = -(-len(times) // REFRESH_EVERY) if case["inference"] == "cavi" else 0
+    every = schedule_of(result.model, data.n_obs).refresh_every
+    due = -(-len(times) // every) if case["inference"] == "cavi" else 0
     m, v = fitted_moments(model)
     once = pass_over(result.model.likelihood, data, m, v, model.state_.loadings, model.state_.dispersion)
     return [{
