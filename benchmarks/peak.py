@@ -50,7 +50,9 @@ def sgemm_peak(n=1200, repeats=20):
 
 def operations(n, m, j, l, likelihood="poisson"):
     """Operations that each phase executes, as stated above."""
-    square, half = (1.125, 1.125) if m >= 512 else (2.0, 1.25)
+    from nsf_nb.probability.products import LARGE
+
+    square, half = (1.125, 1.125) if m >= LARGE else (2.0, 1.25)
     found = {"gram": square * n * m**2, "cholesky": 4 / 3 * m**3, "explained": half * n * m**2}
     found["refresh"] = sum(found.values()) + 6.0 * n * m + 2.0 * m**2
     found |= {"project": n * m**2 + m**3 / 3, "ascend": 4.0 * n * m * l + 4.0 * m**2 * l}
